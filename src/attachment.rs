@@ -1,0 +1,284 @@
+//! The process page
+//!
+//! What a process knows about its attachments, in one private anonymous page: who it is, and a record for
+//! each attachment with a local reference count (an `Arc` without a heap). Handles are pointers to records,
+//! so they are one word wide and need no allocator; the last one detaches.
+//!
+//! The page is wiped on `fork`: a child finds no magic number in it and maps a page of its own, and every
+//! handle that it inherited leads to a record with a count of zero, which nobody ever uses again. Such a
+//! handle is inert: dropping it changes nothing in the segment, in the parent, or in the child's mappings.
+//!
+//! # Records
+//!
+//! | references | meaning | next |
+//! |---|---|---|
+//! | 0 | free; or inherited by `fork` | [`Vacancy::reserve`] makes it 1 (never in a page that was wiped) |
+//! | n > 0 | n handles, one of them perhaps still a `Vacancy` | `clone` and `drop` count; the last `drop` makes it 0 |
+//! | 2^32 − 1 | too many to count | stays so: the attachment lasts as long as the process |
+//!
+//! # Safety
+//! Pages are never unmapped, so records live as long as the process. The contents of a record are written
+//! by the one who made its count 1, before a handle exists, and taken out by the last handle.
+#![allow(unsafe_code)]
+
+use crate::header::SegmentId;
+use crate::lifecycle::{Departure, Link, Member};
+use crate::membership::{Event, Refusal, Slot, UnlinkPolicy};
+use crate::region::Region;
+use crate::sys::shm::Mapping;
+use crate::tenancy::Tenancy;
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use rustix::io::Errno;
+use static_assertions::const_assert;
+
+const PAGE_LEN: usize = 4096;
+const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
+const RECORDS: usize = 9;
+
+/// The first page of this process; after `fork`, that of the parent, wiped.
+static FIRST: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
+
+#[repr(C)]
+struct Page {
+    /// `MAGIC`, or zero after `fork`.
+    magic: AtomicU64,
+    /// INVARIANT 1: the page that comes next when all records here are in use; null or never unmapped.
+    next: AtomicPtr<Page>,
+    /// The identity of this process.
+    own: Tenancy,
+    records: [Record; RECORDS],
+}
+
+const_assert!(size_of::<Page>() <= PAGE_LEN);
+
+struct Record {
+    references: AtomicU32,
+    /// INVARIANT 2: initialised while there is an `Attachment` to this record, and then only read.
+    attached: UnsafeCell<MaybeUninit<Attached>>,
+}
+
+/// One attachment of this process.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) region: Region,
+    pub(crate) id: SegmentId,
+    /// `None` for a memfd.
+    pub(crate) link: Option<Link>,
+    pub(crate) own: Tenancy,
+    /// `None` if read-only: then no word of the segment is ever written.
+    pub(crate) seat: Option<Seat>,
+    pub(crate) unlink_policy: UnlinkPolicy,
+    /// The bit has been given back already.
+    pub(crate) has_left: AtomicBool,
+}
+
+/// A place in the segment's table of slots.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    pub(crate) slot: Slot,
+    /// Number of tenants that this slot has had, this one included.
+    pub(crate) generation: u64,
+}
+
+impl Attached {
+    fn member(&self) -> Member<'_> {
+        Member { header: self.region.header(), link: self.link.as_ref(), own: self.own }
+    }
+
+    /// The slot, as long as it is this attachment's.
+    pub(crate) fn slot(&self) -> Option<Slot> {
+        let Seat { slot, generation } = self.seat?;
+        let header = self.region.header();
+        (header.tenancy(slot) == self.own && header.generation(slot) == generation).then_some(slot)
+    }
+
+    /// Leaves the segment, once; gives whether the value in it is the caller's to destroy.
+    ///
+    /// The mapping stays, and the slot stays taken, until the last handle is dropped.
+    pub(crate) fn leave(&self, departure: Departure) -> bool {
+        let first = !self.has_left.swap(true, Ordering::Relaxed);
+        first && self.slot().is_some_and(|slot| self.member().leave(slot, departure))
+    }
+
+    /// Leaves as the segment's policy has it.
+    pub(crate) fn leave_by_policy(&self) -> bool {
+        self.leave(Departure::Detach(self.unlink_policy))
+    }
+
+    /// Makes this attachment the owner.
+    pub(crate) fn own_segment(&self) -> Result<(), Refusal> {
+        let slot = self.slot().ok_or(Refusal::Corrupt)?;
+        self.member().step(Event::Own(slot)).map(|_| ())
+    }
+
+    /// Gives back what the dead held; gives how many attachments these were.
+    pub(crate) fn sweep(&self) -> u32 {
+        if self.seat.is_none() { 0 } else { self.member().sweep_dead() }
+    }
+
+    pub(crate) const fn is_read_only(&self) -> bool {
+        self.seat.is_none()
+    }
+
+    fn detach(self) {
+        // A handle that is no box does not know what the value is, so it destroys none.
+        self.leave_by_policy();
+        if let Some(slot) = self.slot() {
+            self.member().free_tenancy(slot);
+        }
+        // The mapping goes last, and with it the lock: until then nobody takes us for gone.
+        drop(self.region);
+    }
+}
+
+/// A record reserved for an attachment to come, so that nothing can fail once the segment counts it.
+pub(crate) struct Vacancy(
+    /// INVARIANT 3: counted in `references`.
+    NonNull<Record>,
+    Tenancy,
+);
+
+impl Vacancy {
+    pub(crate) fn reserve() -> Result<Self, Errno> {
+        let mut place = &FIRST;
+        loop {
+            let page = page_at(place)?;
+            // SAFETY: pages are never unmapped, and consist of atomics, cells, and `own`, which does not change.
+            let page = unsafe { page.as_ref() };
+            let free = page.records.iter().find(|record| {
+                record.references.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            });
+            if let Some(record) = free {
+                return Ok(Self(NonNull::from(record), page.own));
+            }
+            place = &page.next;
+        }
+    }
+
+    /// The identity of this process.
+    pub(crate) const fn own(&self) -> Tenancy {
+        self.1
+    }
+
+    pub(crate) fn occupy(self, attached: Attached) -> Attachment {
+        let Self(record, _) = self;
+        core::mem::forget(self);
+        // SAFETY: pages are never unmapped.
+        let cell = unsafe { &record.as_ref().attached };
+        // SAFETY: by invariant 3 the record is ours, and there is no `Attachment` to it yet.
+        let place = unsafe { &mut *cell.get() };
+        place.write(attached);
+        Attachment(record)
+    }
+}
+
+impl Drop for Vacancy {
+    fn drop(&mut self) {
+        // SAFETY: pages are never unmapped.
+        let record = unsafe { self.0.as_ref() };
+        record.references.store(0, Ordering::Release);
+    }
+}
+
+/// The page that `place` leads to; a new one if there is none, or none of this process.
+fn page_at(place: &AtomicPtr<Page>) -> Result<NonNull<Page>, Errno> {
+    let found = place.load(Ordering::Acquire);
+    if let Some(page) = NonNull::new(found) {
+        // SAFETY: by invariant 1 (and because `FIRST` is treated the same) the page is still mapped.
+        let magic = unsafe { &page.as_ref().magic };
+        if magic.load(Ordering::Acquire) == MAGIC {
+            return Ok(page);
+        }
+    }
+    let mapping = Mapping::private_wiped_on_fork(PAGE_LEN)?;
+    let new = mapping.base().cast::<Page>();
+    // SAFETY: a fresh mapping of zeros, large enough by the assertion above, and page-aligned.
+    let own = unsafe { &raw mut (*new.as_ptr()).own };
+    // SAFETY: as above, and nobody else knows the page yet.
+    unsafe { own.write(Tenancy::own()) };
+    // SAFETY: as above; zeros are valid for all of a `Page`.
+    let magic = unsafe { &new.as_ref().magic };
+    magic.store(MAGIC, Ordering::Release);
+    // SYNC: Release here, Acquire above and below: whoever finds the page finds it filled in.
+    match place.compare_exchange(found, new.as_ptr(), Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {
+            mapping.leak();
+            Ok(new)
+        }
+        // Another thread was quicker; ours is unmapped again. A page once put in place stays.
+        Err(other) => NonNull::new(other).ok_or(Errno::NOMEM),
+    }
+}
+
+/// A counted handle to one attachment of this process.
+pub(crate) struct Attachment(
+    /// INVARIANT 4: counted in `references` of its record; or inherited by `fork`.
+    NonNull<Record>,
+);
+
+// SAFETY: a record's count is atomic, and its contents are `Sync` and only read.
+unsafe impl Send for Attachment {}
+// SAFETY: as above.
+unsafe impl Sync for Attachment {}
+static_assertions::assert_impl_all!(Attached: Send, Sync);
+
+impl Attachment {
+    fn record(&self) -> &Record {
+        // SAFETY: pages are never unmapped; a record's fields are atomic or in a cell.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The attachment; `None` if it is the parent's, from before a `fork`.
+    pub(crate) fn get(&self) -> Option<&Attached> {
+        let record = self.record();
+        if record.references.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        // SAFETY: by invariant 2 nobody writes while there is a handle, and by invariant 4 `self` is one.
+        let attached = unsafe { &*record.attached.get() };
+        // SAFETY: as above, the contents are initialised, and stay so as long as `self`.
+        Some(unsafe { attached.assume_init_ref() })
+    }
+}
+
+impl Clone for Attachment {
+    fn clone(&self) -> Self {
+        let references = &self.record().references;
+        // A count of zero is a wiped one: the clone of an inert handle is inert. One at its maximum stays there:
+        // the attachment then lasts as long as the process.
+        let count = |count: u32| if count == 0 { None } else { Some(count.saturating_add(1)) };
+        let _: Result<u32, u32> = references.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+        Self(self.0)
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let record = self.record();
+        let count = |count: u32| match count {
+            0 | 1 | u32::MAX => None,
+            _ => count.checked_sub(1),
+        };
+        // SYNC: Release by every handle, Acquire by the last: it sees all that was done through the others.
+        if record.references.fetch_update(Ordering::AcqRel, Ordering::Acquire, count) != Err(1) {
+            return;
+        }
+        // The count stays 1 while the contents are taken out, so that nobody reserves the record meanwhile.
+        // SAFETY: this is the last handle (and not an inert one, whose count would be 0), so nobody else reads or
+        // writes the contents now.
+        let attached = unsafe { &*record.attached.get() };
+        // SAFETY: by invariant 2 they are initialised; nobody reads them again before they are written anew.
+        let attached = unsafe { attached.assume_init_read() };
+        attached.detach();
+        record.references.store(0, Ordering::Release);
+    }
+}
+
+impl core::fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.get().fmt(f)
+    }
+}

@@ -1,0 +1,310 @@
+//! Boxes: the payload as a value
+//!
+//! [`ShmemBox`] is exclusive by contract and not by enforcement: that nobody else uses the value while it is
+//! borrowed is what the `unsafe` of [`ShmemConf::boxed`] promises. What is enforced is the size and alignment
+//! of the value, in the header, and that its destructor runs at most once, by the membership word.
+//!
+//! # Safety
+//! Makes references to the payload. The promise of whoever made the box stands behind each.
+#![allow(unsafe_code)]
+
+use crate::attachment::Attached;
+use crate::error::{BoxError, HeaderError, OwnError};
+use crate::header::{HEADER_LEN, Payload};
+use crate::lifecycle::Departure;
+use crate::segment::ShmemConf;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+
+impl ShmemConf {
+    /// Takes the payload for a value of type `T`.
+    ///
+    /// The payload of a new segment is zeros. The first to box a segment fixes the size and alignment of its
+    /// value for all.
+    ///
+    /// # Safety
+    /// - The payload holds a valid `T`: zeros are one, or a process wrote one. (Or the caller writes one before
+    ///   anything is read, and before the box is dropped.)
+    /// - As long as a reference to the value exists in any process or through any other handle, nobody writes
+    ///   to it, and as long as a mutable one exists, nobody uses it at all, unless `T` allows that, like an
+    ///   atomic type. Other processes count as other threads.
+    /// - `T` makes sense in other processes: it has no pointers or references, its layout is the same in all of
+    ///   them (`repr(C)`), and it may be dropped in any of them.
+    /// - In a child after `fork`, an inherited box is not used while the parent may use it.
+    ///
+    /// # Panics
+    /// If [`try_boxed`](Self::try_boxed) would give an error, with its message. The handle is dropped.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{self as shmem, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// # let name = &format!("shmem-bind-doc-{}-boxed", std::process::id());
+    /// let segment = shmem::Builder::new(name).with_size(size_of::<i32>()).open()?;
+    /// // SAFETY: the segment is new, and zero is a valid i32; no other process uses it.
+    /// let mut number = unsafe { segment.boxed::<i32>() };
+    /// assert_eq!(*number, 0);
+    /// *number = 5;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub unsafe fn boxed<T>(self) -> ShmemBox<T> {
+        // SAFETY: the caller promises the same.
+        match unsafe { self.try_boxed() } {
+            Ok(boxed) => boxed,
+            // The signature is that of 0.1, which has no error to return.
+            #[allow(clippy::panic)]
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Takes the payload for a value of type `T`, if it can be one.
+    ///
+    /// # Errors
+    /// - [`BoxError::TooLarge`], [`BoxError::OverAligned`]: no payload of this size can hold a `T`.
+    /// - [`BoxError::Mismatch`]: it holds a value of another size or alignment.
+    /// - [`BoxError::ReadOnly`], [`BoxError::Forked`], [`BoxError::Damaged`].
+    ///
+    /// # Safety
+    /// As [`boxed`](Self::boxed).
+    pub unsafe fn try_boxed<T>(self) -> Result<ShmemBox<T>, BoxError> {
+        let attached = self.0.get().ok_or(BoxError::Forked)?;
+        if attached.is_read_only() {
+            return Err(BoxError::ReadOnly);
+        }
+        check_fit::<T>(attached)?;
+        let header = attached.region.header();
+        if header.set_payload(Payload::value_of::<T>()) {
+            return Ok(ShmemBox { value: attached.region.payload().cast(), conf: self });
+        }
+        check_payload::<T>(attached)?;
+        Ok(ShmemBox { value: attached.region.payload().cast(), conf: self })
+    }
+
+    /// Takes the payload for a value of type `T` that is only looked at; also if attached read-only.
+    ///
+    /// # Errors
+    /// As [`try_boxed`](Self::try_boxed), without `ReadOnly`.
+    ///
+    /// # Safety
+    /// As [`boxed`](Self::boxed); and if the segment is attached read-only, `T` has no interior mutability: a
+    /// write through a shared reference, and also some atomic loads, would be a `SIGSEGV`.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::Builder;
+    ///
+    /// # fn main() -> Result<(), shmem_bind::ShmemError> {
+    /// # let name = &format!("shmem-bind-doc-{}-read-ref", std::process::id());
+    /// # let segment = Builder::new(name).with_size(4).create()?;
+    /// // SAFETY: the segment is new, and zero is a valid u32.
+    /// let mut number = unsafe { segment.boxed::<u32>() };
+    /// *number = 42;
+    ///
+    /// let observer = Builder::new(name).attach_read_only()?;
+    /// // SAFETY: the segment holds a u32, and nobody writes to it while it is looked at.
+    /// let seen = unsafe { observer.read_ref::<u32>() }?;
+    /// assert_eq!(*seen, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub unsafe fn read_ref<T>(self) -> Result<ReadRef<T>, BoxError> {
+        let attached = self.0.get().ok_or(BoxError::Forked)?;
+        check_fit::<T>(attached)?;
+        check_payload::<T>(attached)?;
+        Ok(ReadRef { value: attached.region.payload().cast(), conf: self })
+    }
+}
+
+/// Whether any payload of this size can hold a `T`.
+fn check_fit<T>(attached: &Attached) -> Result<(), BoxError> {
+    let payload = attached.region.payload_len();
+    if align_of::<T>() > HEADER_LEN {
+        return Err(BoxError::OverAligned { align: align_of::<T>(), max: HEADER_LEN });
+    }
+    if size_of::<T>() > payload {
+        return Err(BoxError::TooLarge { size: size_of::<T>(), payload });
+    }
+    Ok(())
+}
+
+/// Whether the payload is a value of the size and alignment of `T`, or nothing yet.
+fn check_payload<T>(attached: &Attached) -> Result<(), BoxError> {
+    match attached.region.header().payload() {
+        Ok(payload) if payload == Payload::value_of::<T>() || payload == Payload::Unset => Ok(()),
+        Ok(Payload::Value { size, align }) => {
+            Err(BoxError::Mismatch { size, align, asked_size: size_of::<T>(), asked_align: align_of::<T>() })
+        }
+        Err(HeaderError::Payload { found }) => Err(BoxError::Damaged { found }),
+        _ => Err(BoxError::Damaged { found: 0 }),
+    }
+}
+
+/// A value in shared memory.
+///
+/// Dereferences to the value like a `Box`. Dropping it detaches from the segment. If it owns the segment, the
+/// segment is unlinked as well; the value's destructor then runs in whichever process drops the last box of
+/// the unlinked segment, so here if nobody else is attached.
+///
+/// It is `Send` and `Sync` exactly when `T` is.
+pub struct ShmemBox<T> {
+    /// INVARIANT 1: the payload of the segment that `conf` is attached to, which is large and aligned enough for
+    /// a `T`, and by the promise to `try_boxed` holds a valid one. Mapped as long as `conf` exists; after
+    /// `fork`, in the child, for ever.
+    value: NonNull<T>,
+    conf: ShmemConf,
+}
+
+// SAFETY: a box is the way to one value of type `T`, like a `Box<T>`; its handle is `Send` itself.
+unsafe impl<T: Send> Send for ShmemBox<T> {}
+// SAFETY: a shared box gives shared references to the value only; its handle is `Sync` itself.
+unsafe impl<T: Sync> Sync for ShmemBox<T> {}
+
+impl<T> ShmemBox<T> {
+    /// Makes this box the owner of its segment: dropping it unlinks the segment.
+    ///
+    /// If the segment has no name any more, or the box is from before a `fork`, there is nothing to own, and
+    /// the box comes back as it was; [`try_own`](Self::try_own) tells.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemBox};
+    ///
+    /// # fn main() -> Result<(), shmem_bind::ShmemError> {
+    /// # let name = &format!("shmem-bind-doc-{}-own", std::process::id());
+    /// let segment = Builder::new(name).with_size(4).open()?;
+    /// // SAFETY: the segment is new, and zero is a valid i32.
+    /// ShmemBox::leak(unsafe { segment.boxed::<i32>() });
+    ///
+    /// let segment = Builder::new(name).with_size(4).open()?;
+    /// // SAFETY: as above.
+    /// let number = ShmemBox::own(unsafe { segment.boxed::<i32>() });
+    /// assert!(ShmemBox::conf(&number).is_owner());
+    /// // Dropped here, `number` takes the segment along.
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "the box is what owns the segment"]
+    pub fn own(this: Self) -> Self {
+        let _: Result<(), OwnError> = Self::try_own(&this);
+        this
+    }
+
+    /// Makes this box the owner of its segment, or says why not.
+    ///
+    /// # Errors
+    /// See [`OwnError`].
+    pub fn try_own(this: &Self) -> Result<(), OwnError> {
+        this.conf.try_own()
+    }
+
+    /// Detaches, runs no destructor, and leaves the segment its name, also if this box owns it.
+    ///
+    /// Somebody else may attach later, [own](Self::own) it and so clean up.
+    pub fn leak(this: Self) {
+        if let Some(attached) = this.conf.0.get() {
+            attached.leave(Departure::Leak);
+        }
+    }
+
+    /// The handle of the segment: its name, size, owner and so on.
+    #[must_use]
+    pub const fn conf(this: &Self) -> &ShmemConf {
+        &this.conf
+    }
+}
+
+impl<T> Drop for ShmemBox<T> {
+    fn drop(&mut self) {
+        let last = self.conf.0.get().is_some_and(|attached| attached.leave_by_policy());
+        if last {
+            // SAFETY: by invariant 1 the value is valid and still mapped; the membership word has told this box,
+            // and none other ever, that nobody else is attached or will be. If the destructor unwinds, `conf`
+            // is dropped all the same.
+            unsafe { self.value.drop_in_place() };
+        }
+    }
+}
+
+impl<T> Deref for ShmemBox<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: by invariant 1, and by the promise to `try_boxed` that nobody writes meanwhile.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+impl<T> DerefMut for ShmemBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: by invariant 1, and by the promise to `try_boxed` that nobody uses it meanwhile.
+        unsafe { self.value.as_mut() }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for ShmemBox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShmemBox").field("value", &**self).field("conf", &self.conf).finish()
+    }
+}
+
+/// A value in shared memory that is only looked at.
+///
+/// Clones share one attachment.
+pub struct ReadRef<T> {
+    /// INVARIANT 1: as [`ShmemBox::value`].
+    value: NonNull<T>,
+    conf: ShmemConf,
+}
+
+// SAFETY: it gives shared references only, from any number of threads.
+unsafe impl<T: Sync> Send for ReadRef<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for ReadRef<T> {}
+
+impl<T> ReadRef<T> {
+    /// The handle of the segment: its name, size, owner and so on.
+    #[must_use]
+    pub const fn conf(this: &Self) -> &ShmemConf {
+        &this.conf
+    }
+}
+
+impl<T> Clone for ReadRef<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value, conf: ShmemConf(self.conf.0.clone()) }
+    }
+}
+
+impl<T> Deref for ReadRef<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: by invariant 1, and by the promise to `read_ref` that nobody writes meanwhile.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for ReadRef<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadRef").field("value", &**self).field("conf", &self.conf).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+    use static_assertions::{assert_eq_size, assert_impl_all, assert_not_impl_any};
+
+    assert_eq_size!(ShmemBox<u8>, [usize; 2]);
+    assert_impl_all!(ShmemBox<u8>: Send, Sync);
+    assert_impl_all!(ShmemBox<Cell<u8>>: Send);
+    assert_not_impl_any!(ShmemBox<Cell<u8>>: Sync);
+    assert_not_impl_any!(ShmemBox<*const u8>: Send, Sync);
+    assert_not_impl_any!(ReadRef<Cell<u8>>: Send, Sync);
+    assert_impl_all!(ShmemConf: Send, Sync);
+}

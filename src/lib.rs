@@ -1,0 +1,39 @@
+#![doc = include_str!("../README.md")]
+#![no_std]
+#![deny(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_auto_cfg))]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("shmem-bind needs Linux: flock, pidfds, memfds and /dev/shm as they are there");
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("shmem-bind needs 64-bit atomics");
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
+
+// In layers: a module uses only those above it.
+mod error;
+mod name;
+mod sys;
+mod membership;
+mod tenancy;
+mod header;
+mod region;
+mod lifecycle;
+mod attachment;
+mod open;
+mod segment;
+mod boxed;
+#[cfg(feature = "alloc")]
+mod listing;
+
+pub use boxed::{ReadRef, ShmemBox};
+pub use error::{BoxError, Errno, FileKind, HeaderError, NameError, OwnError, ShmemError, SizeError};
+pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
+#[cfg(feature = "alloc")]
+pub use listing::segments;
+pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
+pub use open::ReservePolicy;
+pub use segment::{Builder, BuilderWithSize, MemfdBuilder, ShmemConf, unlink};

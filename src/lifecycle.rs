@@ -1,0 +1,213 @@
+//! Joining, leaving, sweeping, unlinking
+//!
+//! The steps of the protocol that a process takes while it holds the segment's lock, shared or exclusive.
+//! Each changes shared words in an order such that, wherever the process is killed, what it leaves behind is
+//! one of the states below, and each of these is put right by whoever meets it.
+//!
+//! | a dead process left | put right by |
+//! |---|---|
+//! | a tenancy without a bit (killed before joining or after leaving) | [`sweep`](Member::sweep): frees the slot |
+//! | a tenancy and a bit | `sweep`: clears the bit, an owner's place becomes ORPHAN, then frees the slot |
+//! | a tenancy claimed for sweeping | `sweep` of the same slot, once more from its beginning |
+//! | Retired, the unlinker dead | `sweep` of its slot: unlinks in its place |
+//! | Retired, the unlinker's slot free, the name still there (no permission) | [`take_over`](Member::take_over) |
+//!
+//! A slot's tenancy is taken before its bit is set and freed after its bit is cleared, so a bit never stands
+//! for a tenant that a sweep would not find. Whoever sweeps has first put its own identity in the place of
+//! the dead one's, so that there is one sweeper at a time, and a dead sweeper is swept.
+//!
+//! Only the designated unlinker removes the name: the tenant of the slot that the membership word of a
+//! Retired segment names. Nobody else's view of the name can go stale between looking and unlinking, because
+//! nobody else acts on it.
+
+use crate::header::{Counter, SharedHeader};
+use crate::membership::{Event, Membership, OrphanPolicy, Phase, Refusal, Slot, Step, UnlinkPolicy};
+use crate::name::Name;
+use crate::sys::shm::{self, Inode};
+use crate::tenancy::Tenancy;
+use rustix::io::Errno;
+
+/// Failed attempts to change the membership word after which something other than 56 processes is at work.
+const CONTENTION_LIMIT: u32 = 1 << 20;
+
+/// The name a segment was opened by, and the file that it then led to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub(crate) name: Name,
+    pub(crate) inode: Inode,
+}
+
+impl Link {
+    /// Whether the name still leads to the file.
+    pub(crate) fn is_intact(&self) -> Result<bool, Errno> {
+        let status = shm::status_at(self.name.path())?;
+        Ok(status.is_some_and(|status| status.inode == self.inode))
+    }
+
+    /// Removes the name if it still leads to the file.
+    ///
+    /// For the designated unlinker and for the holder of the exclusive lock.
+    pub(crate) fn unlink(&self) -> Result<(), Errno> {
+        if !self.is_intact()? {
+            return Ok(());
+        }
+        match shm::unlink(self.name.path()) {
+            // An administrator was quicker, with `rm`.
+            Err(Errno::NOENT) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// How a tenant leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// Its policy decides about the name.
+    Detach(UnlinkPolicy),
+    /// The name stays.
+    Leak,
+}
+
+/// A process that has the segment mapped and locked, and so may take part in its life.
+#[derive(Clone, Copy)]
+pub(crate) struct Member<'a> {
+    pub(crate) header: &'a SharedHeader,
+    /// `None` for a memfd, which has no name.
+    pub(crate) link: Option<&'a Link>,
+    /// The identity of this process.
+    pub(crate) own: Tenancy,
+}
+
+impl Member<'_> {
+    /// Applies an event to the membership word.
+    pub(crate) fn step(&self, event: Event) -> Result<Step, Refusal> {
+        for _ in 0..CONTENTION_LIMIT {
+            let word = self.header.membership();
+            let step = word.step(event)?;
+            if self.header.replace_membership(word, step.word) {
+                return Ok(step);
+            }
+        }
+        Err(Refusal::Corrupt)
+    }
+
+    /// Takes a free slot, after a sweep if there is none.
+    pub(crate) fn take_tenancy(&self) -> Option<Slot> {
+        let free = || Slot::all().find(|slot| self.header.replace_tenancy(*slot, Tenancy::FREE, self.own));
+        free().or_else(|| {
+            self.sweep_dead();
+            free()
+        })
+    }
+
+    /// Gives back a slot whose bit is clear.
+    pub(crate) fn free_tenancy(&self, slot: Slot) {
+        // Not ours any more only if the segment's words have been damaged; then it is not ours to free.
+        let _: bool = self.header.replace_tenancy(slot, self.own, Tenancy::FREE);
+    }
+
+    /// Attaches with a slot taken before.
+    pub(crate) fn join(&self, slot: Slot, policy: OrphanPolicy) -> Result<Step, Refusal> {
+        let was_orphan = self.header.membership().is_orphan();
+        let step = self.step(Event::Join(slot, policy))?;
+        if was_orphan && step.word.phase() == Ok(Phase::Live) && step.word.owner_slot() == Some(slot) {
+            self.header.count(Counter::Adopted);
+        }
+        Ok(step)
+    }
+
+    /// Leaves; the slot stays taken, so that the name can be removed and the value destroyed before
+    /// [`free_tenancy`](Self::free_tenancy). Gives whether the value is the caller's to destroy.
+    pub(crate) fn leave(&self, slot: Slot, departure: Departure) -> bool {
+        let event = match departure {
+            Departure::Leak => Event::Leak(slot),
+            Departure::Detach(policy) => {
+                let word = self.header.membership();
+                if word.has_others(slot) && being_last_matters(word, slot, policy) {
+                    self.sweep_dead();
+                }
+                Event::Detach(slot, policy)
+            }
+        };
+        let Ok(step) = self.step(event) else {
+            // The words are damaged: there is nothing to leave.
+            return false;
+        };
+        if step.unlink {
+            // Want of permission has been counted: the name stays, and whoever may remove it does when it meets it.
+            let _: Result<(), Errno> = self.unlink_counted();
+        }
+        step.last
+    }
+
+    /// Under the exclusive lock: nobody at all is attached, so whoever is registered is dead.
+    ///
+    /// The membership word comes first: were a tenancy freed before its bit is cleared, a death in between
+    /// would leave a bit that nobody answers for.
+    pub(crate) fn vacate(&self) -> Result<(), Refusal> {
+        self.step(Event::Vacate)?;
+        for slot in Slot::all() {
+            let tenancy = self.header.tenancy(slot);
+            if tenancy != Tenancy::FREE && self.header.replace_tenancy(slot, tenancy, Tenancy::FREE) {
+                self.header.count(Counter::Swept);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what the tenants hold who are certainly dead; gives how many these were.
+    pub(crate) fn sweep_dead(&self) -> u32 {
+        // That a name could not be removed for want of permission has been counted.
+        Slot::all().map(|slot| u32::from(self.sweep(slot).unwrap_or(true))).sum()
+    }
+
+    /// Gives back what the tenant of `slot` holds if it is certainly dead; gives whether it was.
+    pub(crate) fn sweep(&self, slot: Slot) -> Result<bool, Errno> {
+        let tenancy = self.header.tenancy(slot);
+        if !tenancy.is_certainly_dead(self.own) || !self.header.replace_tenancy(slot, tenancy, self.own) {
+            return Ok(false);
+        }
+        let result = self.clear_claimed(slot);
+        self.header.count(Counter::Swept);
+        result.map(|()| true)
+    }
+
+    /// Retired and yet named: acts for a designated unlinker that is dead or gone.
+    ///
+    /// `Ok` also if there was nothing to do because a living one is at it.
+    pub(crate) fn take_over(&self, unlinker: Slot) -> Result<(), Errno> {
+        if self.header.replace_tenancy(unlinker, Tenancy::FREE, self.own) {
+            return self.clear_claimed(unlinker);
+        }
+        self.sweep(unlinker).map(|_| ())
+    }
+
+    /// Sweeps a slot whose tenancy has been claimed, then frees it.
+    fn clear_claimed(&self, slot: Slot) -> Result<(), Errno> {
+        let result = match self.step(Event::Sweep(slot)) {
+            Ok(step) if step.unlink => self.unlink_counted(),
+            _ => Ok(()),
+        };
+        self.free_tenancy(slot);
+        result
+    }
+
+    /// As designated unlinker: removes the name, if there is one and it still leads here.
+    pub(crate) fn unlink_counted(&self) -> Result<(), Errno> {
+        let result = self.link.map_or(Ok(()), Link::unlink);
+        if result.is_err() {
+            self.header.count(Counter::UnlinkFailures);
+        }
+        result
+    }
+}
+
+/// Whether it makes a difference to the leaving tenant of `slot` that the others attached may be dead.
+fn being_last_matters(word: Membership, slot: Slot, policy: UnlinkPolicy) -> bool {
+    match policy {
+        _ if word.phase() == Ok(Phase::Retired) => true,
+        UnlinkPolicy::OwnerDrop => word.owner_slot() == Some(slot),
+        UnlinkPolicy::LastDetach => true,
+        UnlinkPolicy::Never => false,
+    }
+}

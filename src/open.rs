@@ -1,0 +1,558 @@
+//! Opening a segment: create, attach, take over
+//!
+//! `flock` on a description of one's own is the witness: whoever gets the exclusive lock knows from the
+//! kernel that nobody at all is attached, in whichever PID namespace and after whatever crash. Otherwise
+//! the lock is shared, and the membership word decides. From the lock on, every step may be the last one of
+//! this process; what each leaves behind stands in the comments, and in the table of
+//! [`lifecycle`](crate::lifecycle).
+//!
+//! Three rules that are easy to break:
+//! - After the lock, and not before, look whether the name still leads to the file that was locked: another
+//!   process may have unlinked it, and made a new one, in between.
+//! - No shared lock on a file that is being formed: it would keep the successor of a dead creator out.
+//! - No upgrade from shared to exclusive: failing, it loses the lock. Every attempt starts with a new
+//!   descriptor.
+//!
+//! Nothing here sleeps in the kernel: an attempt that meets somebody else at work ends with [`Again`], and the
+//! request's deadline says how often it is made.
+//!
+//! A memfd has no name, and whoever receives its descriptor shares the sender's file description, on which
+//! `flock` would change the sender's lock. So a memfd is never locked; tenancies alone decide who is dead.
+//!
+//! [`Again`]: Attempt::Again
+
+use crate::attachment::{Attached, Attachment, Seat, Vacancy};
+use crate::error::{FileKind, HeaderError, NameError, ShmemError, SizeError};
+use crate::header::{Header, PREFIX_LEN, SegmentId};
+use crate::lifecycle::{Link, Member};
+use crate::membership::{Event, OrphanPolicy, Phase, Refusal, UnlinkPolicy};
+use crate::name::Name;
+use crate::region::Region;
+use crate::sys::clock::Deadline;
+use crate::sys::process;
+use crate::sys::shm::{self, Access, Status};
+use crate::tenancy::Tenancy;
+use core::ffi::CStr;
+use core::sync::atomic::AtomicBool;
+use core::time::Duration;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+/// Whether the memory of a new segment is reserved when it is created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReservePolicy {
+    /// All at once (`fallocate`): want of memory is an error of opening, not a `SIGBUS` later.
+    #[default]
+    Now,
+    /// Page by page, when first written: for large segments that stay mostly empty. If there is no memory
+    /// then, the writer is killed by `SIGBUS`.
+    Lazy,
+}
+
+/// What the builder gathers besides the name and the size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) mode: u32,
+    pub(crate) uid: Option<u32>,
+    pub(crate) timeout: Duration,
+    pub(crate) unlink: UnlinkPolicy,
+    pub(crate) orphan: OrphanPolicy,
+    pub(crate) reserve: ReservePolicy,
+}
+
+impl Options {
+    pub(crate) const DEFAULT: Self = Self {
+        mode: 0o600,
+        uid: None,
+        timeout: Duration::from_secs(5),
+        unlink: UnlinkPolicy::OwnerDrop,
+        orphan: OrphanPolicy::Adopt,
+        reserve: ReservePolicy::Now,
+    };
+}
+
+/// What the caller wants of the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// Attach to the segment, which holds at least so many bytes, or create it with so many.
+    Open { payload_len: u64 },
+    /// Create the segment with so many bytes.
+    Create { payload_len: u64 },
+    /// Attach to the segment.
+    Attach,
+    /// Attach to the segment and never write to it.
+    Read,
+    /// Remove the name.
+    Unlink,
+}
+
+impl Intent {
+    const fn access(self) -> Access {
+        if matches!(self, Self::Read) { Access::ReadOnly } else { Access::ReadWrite }
+    }
+
+    /// The size of the segment if this intent may lead to a new one.
+    const fn creates(self) -> Option<u64> {
+        match self {
+            Self::Open { payload_len } | Self::Create { payload_len } => Some(payload_len),
+            Self::Attach | Self::Read | Self::Unlink => None,
+        }
+    }
+}
+
+/// A name and what is wanted of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    pub(crate) name: Name,
+    pub(crate) intent: Intent,
+    pub(crate) options: Options,
+}
+
+/// How one attempt ended, if not with an error.
+// Lives for a moment on the stack; there is no heap to box the larger variant in.
+#[allow(clippy::large_enum_variant)]
+enum Attempt {
+    Done(Option<Attached>),
+    /// Somebody else is at work.
+    Again,
+}
+
+const AGAIN: Result<Attempt, ShmemError> = Ok(Attempt::Again);
+
+/// Opens a named segment.
+pub(crate) fn open(
+    name: Result<Name, NameError>,
+    intent: Result<Intent, SizeError>,
+    options: Options,
+) -> Result<Attachment, ShmemError> {
+    let request = Request { name: name?, intent: intent?, options };
+    let vacancy = reserve_record()?;
+    match request.until_done(vacancy.own())? {
+        Some(attached) => Ok(vacancy.occupy(attached)),
+        // Only `Intent::Unlink` ends without an attachment.
+        None => Err(ShmemError::NotFound),
+    }
+}
+
+/// Removes the name of a segment, as an administrator; those attached go on without it.
+pub(crate) fn unlink(name: Name) -> Result<(), ShmemError> {
+    // Whoever may unlink the file need not have made it.
+    let options = Options { mode: 0o777, ..Options::DEFAULT };
+    let request = Request { name, intent: Intent::Unlink, options };
+    request.until_done(reserve_record()?.own()).map(|_| ())
+}
+
+fn reserve_record() -> Result<Vacancy, ShmemError> {
+    Vacancy::reserve().map_err(|errno| ShmemError::os("mmap", errno))
+}
+
+/// Creates a segment without a name.
+pub(crate) fn create_memfd(
+    payload_len: Result<u64, SizeError>,
+    options: Options,
+) -> Result<(Attachment, OwnedFd), ShmemError> {
+    let payload_len = payload_len?;
+    let vacancy = reserve_record()?;
+    let fd = shm::memfd(c"shmem-bind").map_err(|errno| ShmemError::os("memfd_create", errno))?;
+    let header = new_header(payload_len, &options, true)?;
+    lay_out(&fd, &header, options.reserve)?;
+    shm::seal(&fd).map_err(|errno| ShmemError::os("fcntl", errno))?;
+    let (region, seat) = furnish(&fd, payload_len, vacancy.own())?;
+    let attached = go_live(&header, region, None, vacancy.own(), seat)?;
+    Ok((vacancy.occupy(attached), fd))
+}
+
+/// Attaches to a segment without a name.
+pub(crate) fn attach_memfd(fd: &OwnedFd, access: Access) -> Result<Attachment, ShmemError> {
+    let vacancy = reserve_record()?;
+    if !shm::is_sealed(fd) {
+        return Err(ShmemError::Unsealed);
+    }
+    let status = shm::status(fd).map_err(|errno| ShmemError::os("fstat", errno))?;
+    let header = read_header(fd)?.ok_or(ShmemError::NotFound)?;
+    if !header.is_memfd() {
+        return Err(ShmemError::WrongSort);
+    }
+    if !header.is_live() {
+        return Err(ShmemError::NotFound);
+    }
+    let joining = Joining {
+        intent: if access == Access::ReadOnly { Intent::Read } else { Intent::Attach },
+        header,
+        region: map(fd, &header, &status, access)?,
+        link: None,
+        own: vacancy.own(),
+    };
+    match joining.attach()? {
+        Attempt::Done(Some(attached)) => Ok(vacancy.occupy(attached)),
+        // No longer live.
+        _ => Err(ShmemError::NotFound),
+    }
+}
+
+impl Request {
+    fn until_done(&self, own: Tenancy) -> Result<Option<Attached>, ShmemError> {
+        let mut deadline = Deadline::new(self.options.timeout);
+        loop {
+            match self.attempt(own)? {
+                Attempt::Done(attached) => return Ok(attached),
+                Attempt::Again if !deadline.wait() => return Err(ShmemError::Busy),
+                Attempt::Again => {}
+            }
+        }
+    }
+
+    fn attempt(&self, own: Tenancy) -> Result<Attempt, ShmemError> {
+        let fd = self.open_file()?;
+        // A reader could not do what the exclusive lock obliges to.
+        let exclusive = self.intent != Intent::Read && self.flock(shm::try_lock_exclusive(&fd))?;
+        let status = shm::status(&fd).map_err(|errno| ShmemError::os("fstat", errno))?;
+        self.check_file(&status)?;
+        if exclusive { self.exclusive(&fd, &status, own) } else { self.shared(&fd, &status, own) }
+    }
+
+    fn open_file(&self) -> Result<OwnedFd, ShmemError> {
+        let create = self.intent.creates().map(|_| self.options.mode);
+        let irregular = |found| Err(ShmemError::NotRegular { found });
+        match shm::open(self.name.path(), self.intent.access(), create) {
+            Ok(fd) => Ok(fd),
+            Err(Errno::NOENT) => Err(ShmemError::NotFound),
+            Err(Errno::LOOP) => irregular(FileKind::Symlink),
+            Err(Errno::ISDIR) => irregular(FileKind::Directory),
+            Err(Errno::NXIO | Errno::NODEV) => irregular(FileKind::Other),
+            Err(Errno::NOSPC) => Err(ShmemError::NoSpace { asked: self.intent.creates().unwrap_or(0) }),
+            Err(errno) => Err(ShmemError::os("open", errno)),
+        }
+    }
+
+    fn flock(&self, result: Result<bool, Errno>) -> Result<bool, ShmemError> {
+        result.map_err(|errno| ShmemError::os("flock", errno))
+    }
+
+    /// Refuses what has been planted under the name.
+    fn check_file(&self, status: &Status) -> Result<(), ShmemError> {
+        if let Some(found) = status.irregular {
+            return Err(ShmemError::NotRegular { found });
+        }
+        // Whom an administrator's segment belongs to is for the directory's permissions to say.
+        if self.intent == Intent::Unlink {
+            return Ok(());
+        }
+        let own = process::effective_uid();
+        if status.uid != own && Some(status.uid) != self.options.uid {
+            let expected = self.options.uid.unwrap_or(own);
+            return Err(ShmemError::ForeignUser { uid: status.uid, expected });
+        }
+        if status.mode & !self.options.mode & 0o777 != 0 {
+            return Err(ShmemError::Permissive { mode: status.mode, allowed: self.options.mode });
+        }
+        Ok(())
+    }
+
+    fn link(&self, status: &Status) -> Link {
+        Link { name: self.name, inode: status.inode }
+    }
+
+    /// The kernel says that nobody is attached.
+    fn exclusive(&self, fd: &OwnedFd, status: &Status, own: Tenancy) -> Result<Attempt, ShmemError> {
+        let link = self.link(status);
+        if !is_intact(&link)? {
+            return AGAIN;
+        }
+        let header = read_header(fd)?;
+        let (header, phase) = match header.and_then(|header| header.phase().map(|phase| (header, phase))) {
+            // An empty file cannot be shown to be a segment; its creator may be about to lock it.
+            None if self.intent == Intent::Unlink => {
+                return Err(HeaderError::Truncated { len: 0, needed: PREFIX_LEN as u64 }.into());
+            }
+            None => return self.form(fd, status, link, own),
+            Some((header, _)) if header.is_memfd() => return Err(ShmemError::WrongSort),
+            Some(found) => found,
+        };
+        match phase {
+            Phase::Forming if self.intent != Intent::Unlink => self.form(fd, status, link, own),
+            // Its creator or its unlinker died.
+            Phase::Forming | Phase::Retired => {
+                link.unlink().map_err(|errno| ShmemError::os("unlink", errno))?;
+                if self.intent == Intent::Unlink { Ok(Attempt::Done(None)) } else { AGAIN }
+            }
+            Phase::Live => {
+                let region = map(fd, &header, status, Access::ReadWrite)?;
+                let member = Member { header: region.header(), link: Some(&link), own };
+                member.vacate().map_err(|refusal| damaged(&member, refusal))?;
+                if !self.flock(shm::try_lock_shared(fd))? {
+                    return AGAIN;
+                }
+                Joining { intent: self.intent, header, region, link: Some(link), own }.attach()
+            }
+        }
+    }
+
+    /// Somebody else has the file locked.
+    fn shared(&self, fd: &OwnedFd, status: &Status, own: Tenancy) -> Result<Attempt, ShmemError> {
+        // This look is without a lock. A creator's first write may show in part for an instant: look twice
+        // before calling it damaged.
+        let header = match read_header(fd).or_else(|_| read_header(fd))? {
+            Some(header) => header,
+            None if self.intent == Intent::Read => return Err(ShmemError::NotFound),
+            None => return AGAIN,
+        };
+        match header.phase() {
+            _ if header.is_memfd() => return Err(ShmemError::WrongSort),
+            Some(Phase::Forming | Phase::Retired) if self.intent == Intent::Read => {
+                return Err(ShmemError::NotFound);
+            }
+            Some(Phase::Forming) | None => return AGAIN,
+            Some(Phase::Live | Phase::Retired) => {}
+        }
+        let link = self.link(status);
+        if !self.flock(shm::try_lock_shared(fd))? || !is_intact(&link)? {
+            return AGAIN;
+        }
+        // `status` may be from before the segment had its length.
+        let status = shm::status(fd).map_err(|errno| ShmemError::os("fstat", errno))?;
+        let region = map(fd, &header, &status, self.intent.access())?;
+        Joining { intent: self.intent, header, region, link: Some(link), own }.attach()
+    }
+
+    /// Makes a new segment of a file that has none, or half a one by a creator that died.
+    ///
+    /// | killed after | left behind | next opener |
+    /// |---|---|---|
+    /// | `open` | an empty file | forms it |
+    /// | `lay_out` | Forming | forms it again, from an empty file |
+    /// | `furnish` | Forming, slot 0 taken | the same |
+    /// | `go_live` | a Live segment with a dead owner | goes by the orphan policy |
+    fn form(&self, fd: &OwnedFd, status: &Status, link: Link, own: Tenancy) -> Result<Attempt, ShmemError> {
+        let Some(payload_len) = self.intent.creates() else {
+            return Err(ShmemError::NotFound);
+        };
+        let header = new_header(payload_len, &self.options, false)?;
+        // Until the segment is live, an error takes the name away again.
+        let name = UnlinkOnDrop(Some(link.name.path()));
+        if status.len != 0 {
+            shm::set_len(fd, 0).map_err(|errno| ShmemError::os("ftruncate", errno))?;
+        }
+        if status.mode != self.options.mode {
+            shm::set_mode(fd, self.options.mode).map_err(|errno| ShmemError::os("fchmod", errno))?;
+        }
+        lay_out(fd, &header, self.options.reserve)?;
+        let (region, seat) = furnish(fd, payload_len, own)?;
+        // Before the last step, so that nothing can fail after it. Nobody else takes a shared lock meanwhile,
+        // for the phase is still Forming.
+        let still_locked = self.flock(shm::try_lock_shared(fd))?;
+        name.disarm();
+        if !still_locked {
+            return AGAIN;
+        }
+        let attached = go_live(&header, region, Some(link), own, seat)?;
+        Ok(Attempt::Done(Some(attached)))
+    }
+}
+
+/// A segment that is locked (unless it is a memfd), mapped, and not being formed.
+struct Joining {
+    intent: Intent,
+    header: Header,
+    region: Region,
+    link: Option<Link>,
+    own: Tenancy,
+}
+
+impl Joining {
+    fn attach(self) -> Result<Attempt, ShmemError> {
+        let member = Member { header: self.region.header(), link: self.link.as_ref(), own: self.own };
+        let word = member.header.membership();
+        let phase = word.phase().map_err(|refusal| damaged(&member, refusal))?;
+        match (phase, self.intent) {
+            (Phase::Live, Intent::Read) => return Ok(Attempt::Done(Some(self.attached(None)))),
+            (Phase::Live, _) => {}
+            (Phase::Forming, _) | (Phase::Retired, Intent::Read) => return Err(ShmemError::NotFound),
+            (Phase::Retired, _) => {
+                if let Some(unlinker) = word.owner_slot() {
+                    member.take_over(unlinker).map_err(|errno| ShmemError::os("unlink", errno))?;
+                }
+                return AGAIN;
+            }
+        }
+        if self.intent == Intent::Unlink {
+            return retire(&member);
+        }
+        let may_be_renewed = self.look_after_the_dead(&member);
+        if !may_be_renewed {
+            self.check_wishes()?;
+        } else if self.intent.creates().is_none() {
+            return Err(ShmemError::Orphaned);
+        }
+        let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
+        // Killed from here on: a sweep finds the tenancy.
+        let generation = member.header.next_generation(slot);
+        let step = match member.join(slot, self.header.orphan_policy()) {
+            Ok(step) if !step.unlink => {
+                return Ok(Attempt::Done(Some(self.attached(Some(Seat { slot, generation })))));
+            }
+            other => other,
+        };
+        let result = match step {
+            // Retired instead of joined, to be made anew.
+            Ok(_) => member.unlink_counted().map_err(|errno| ShmemError::os("unlink", errno)).and(AGAIN),
+            Err(Refusal::Phase(_)) => AGAIN,
+            Err(Refusal::Orphaned) => Err(ShmemError::Orphaned),
+            Err(refusal) => Err(damaged(&member, refusal)),
+        };
+        member.free_tenancy(slot);
+        result
+    }
+
+    /// Sweeps the owner if it is dead, so that this opener is the next one to find an orphan; and gives
+    /// whether the segment is to be unlinked and made anew, as its policy wants it.
+    fn look_after_the_dead(&self, member: &Member<'_>) -> bool {
+        if let Some(owner) = member.header.membership().owner_slot() {
+            // A Live segment is not unlinked by a sweep, so there is no error.
+            let _: Result<bool, Errno> = member.sweep(owner);
+        }
+        if self.header.orphan_policy() != OrphanPolicy::Recreate || !member.header.membership().is_orphan() {
+            return false;
+        }
+        member.sweep_dead();
+        let word = member.header.membership();
+        word.is_orphan() && word.count() == 0
+    }
+
+    /// Checks that the segment is one that the caller wants.
+    fn check_wishes(&self) -> Result<(), ShmemError> {
+        match self.intent {
+            Intent::Create { .. } => Err(ShmemError::AlreadyExists),
+            Intent::Open { payload_len } if payload_len > self.header.payload_len() => {
+                Err(ShmemError::TooSmall { payload: self.header.payload_len(), asked: payload_len })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn attached(self, seat: Option<Seat>) -> Attached {
+        attached(&self.header, self.region, self.link, self.own, seat)
+    }
+}
+
+/// An administrator's way to take the name of a Live segment away.
+fn retire(member: &Member<'_>) -> Result<Attempt, ShmemError> {
+    let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
+    let result = match member.step(Event::Retire(slot)) {
+        Ok(_) => member
+            .unlink_counted()
+            .map(|()| Attempt::Done(None))
+            .map_err(|errno| ShmemError::os("unlink", errno)),
+        Err(Refusal::Phase(_)) => AGAIN,
+        Err(refusal) => Err(damaged(member, refusal)),
+    };
+    member.free_tenancy(slot);
+    result
+}
+
+fn new_header(payload_len: u64, options: &Options, memfd: bool) -> Result<Header, ShmemError> {
+    let mut id = [0; 16];
+    getrandom(&mut id, GetRandomFlags::empty()).map_err(|errno| ShmemError::os("getrandom", errno))?;
+    let id = SegmentId::from_bytes(id);
+    Ok(Header::new(payload_len, id, options.unlink, options.orphan, memfd))
+}
+
+/// Makes a file of no bytes into a segment that is Forming.
+fn lay_out(fd: &OwnedFd, header: &Header, reserve: ReservePolicy) -> Result<(), ShmemError> {
+    let failed = |call| {
+        move |errno| match errno {
+            Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => ShmemError::NoSpace { asked: header.payload_len() },
+            Errno::FBIG => SizeError::TooLarge { max: crate::header::MAX_PAYLOAD }.into(),
+            _ => ShmemError::os(call, errno),
+        }
+    };
+    // The first bytes make the file recognisable, whatever length it gets to.
+    shm::write_start(fd, &header.encode()).map_err(failed("pwrite"))?;
+    match reserve {
+        ReservePolicy::Now => shm::reserve(fd, header.total_len()).map_err(failed("fallocate")),
+        ReservePolicy::Lazy => shm::set_len(fd, header.total_len()).map_err(failed("ftruncate")),
+    }
+}
+
+/// Maps a segment that is Forming and takes slot 0.
+fn furnish(fd: &OwnedFd, payload_len: u64, own: Tenancy) -> Result<(Region, Seat), ShmemError> {
+    let region = Region::map(fd, payload_len, Access::ReadWrite);
+    let region = region.map_err(|errno| ShmemError::os("mmap", errno))?;
+    let member = Member { header: region.header(), link: None, own };
+    let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
+    let generation = region.header().next_generation(slot);
+    Ok((region, Seat { slot, generation }))
+}
+
+/// The word that commits: from Forming to Live, with the creator attached and owning.
+fn go_live(
+    header: &Header,
+    region: Region,
+    link: Option<Link>,
+    own: Tenancy,
+    seat: Seat,
+) -> Result<Attached, ShmemError> {
+    let member = Member { header: region.header(), link: link.as_ref(), own };
+    member.step(Event::Form(seat.slot)).map_err(|refusal| damaged(&member, refusal))?;
+    Ok(attached(header, region, link, own, Some(seat)))
+}
+
+fn attached(
+    header: &Header,
+    region: Region,
+    link: Option<Link>,
+    own: Tenancy,
+    seat: Option<Seat>,
+) -> Attached {
+    Attached {
+        region,
+        id: header.segment_id(),
+        link,
+        own,
+        seat,
+        unlink_policy: header.unlink_policy(),
+        has_left: AtomicBool::new(false),
+    }
+}
+
+/// The header of a file; `None` if the file is empty.
+fn read_header(fd: &OwnedFd) -> Result<Option<Header>, ShmemError> {
+    let mut bytes = [0; PREFIX_LEN];
+    let bytes = shm::read_start(fd, &mut bytes).map_err(|errno| ShmemError::os("pread", errno))?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Header::parse(bytes)?))
+}
+
+fn map(fd: &OwnedFd, header: &Header, status: &Status, access: Access) -> Result<Region, ShmemError> {
+    header.check_len(status.len)?;
+    Region::map(fd, header.payload_len(), access).map_err(|errno| ShmemError::os("mmap", errno))
+}
+
+fn is_intact(link: &Link) -> Result<bool, ShmemError> {
+    link.is_intact().map_err(|errno| ShmemError::os("stat", errno))
+}
+
+fn damaged(member: &Member<'_>, _: Refusal) -> ShmemError {
+    HeaderError::Membership { found: member.header.membership().bits() }.into()
+}
+
+/// Removes the name on drop unless disarmed; for the holder of the exclusive lock.
+struct UnlinkOnDrop<'a>(Option<&'a CStr>);
+
+impl UnlinkOnDrop<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for UnlinkOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            // The caller gets the error that led here; an empty or unfinished file does no harm.
+            let _: Result<(), Errno> = shm::unlink(path);
+        }
+    }
+}

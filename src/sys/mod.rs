@@ -1,0 +1,8 @@
+//! The system calls
+//!
+//! The only files that call `rustix`. They say what they did in the words of the man pages, decide nothing,
+//! and keep no state but what their RAII types own.
+
+pub(crate) mod clock;
+pub(crate) mod process;
+pub(crate) mod shm;

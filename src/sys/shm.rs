@@ -1,0 +1,277 @@
+//! Files of segments: open, lock, size, map, unlink
+//!
+//! `flock` is the witness on which the life cycle rests. Three facts about it on Linux: the lock belongs to
+//! the open file description, which a mapping keeps alive after its descriptor is closed; it ends when the
+//! last mapping of a killed process goes, zombie or not; turning one's own exclusive lock into a shared one
+//! lets nobody in between, but turning a shared one into an exclusive one that fails **loses** it. So here
+//! nothing ever unlocks or upgrades: locks end with `munmap`.
+//!
+//! # Safety
+//! `mmap` and `munmap` are unsafe; [`Mapping`] owns its range and nothing else unmaps it.
+#![allow(unsafe_code)]
+
+use crate::error::FileKind;
+use core::ffi::CStr;
+use core::ptr::{self, NonNull};
+use rustix::fd::OwnedFd;
+use rustix::fs::{
+    self, AtFlags, FallocateFlags, FileType, FlockOperation, MemfdFlags, Mode, OFlags, SealFlags, Stat,
+};
+use rustix::io::{self, Errno};
+use rustix::mm::{self, Advice, MapFlags, ProtFlags};
+
+/// Bytes reserved by one `fallocate`: each call starts again when a signal arrives, so it must be short.
+const RESERVE_STEP: u64 = 16 << 20;
+
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Whether a segment is opened to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+/// Which file this is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inode {
+    dev: u64,
+    ino: u64,
+}
+
+/// What `fstat` says of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Status {
+    /// What it is, if no regular file.
+    pub(crate) irregular: Option<FileKind>,
+    pub(crate) inode: Inode,
+    /// The user whom it belongs to.
+    pub(crate) uid: u32,
+    /// Permission bits.
+    pub(crate) mode: u32,
+    /// Length in bytes.
+    pub(crate) len: u64,
+}
+
+impl Status {
+    // The types of the fields differ between architectures; all fit.
+    #[allow(clippy::useless_conversion)]
+    fn new(stat: &Stat) -> Self {
+        let irregular = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => None,
+            FileType::Directory => Some(FileKind::Directory),
+            FileType::Symlink => Some(FileKind::Symlink),
+            FileType::Fifo => Some(FileKind::Fifo),
+            _ => Some(FileKind::Other),
+        };
+        Self {
+            irregular,
+            inode: Inode { dev: u64::from(stat.st_dev), ino: u64::from(stat.st_ino) },
+            uid: stat.st_uid,
+            mode: Mode::from_raw_mode(stat.st_mode).bits(),
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+        }
+    }
+}
+
+/// Opens the file at `path`, creating an empty one with `create` for its mode if there is none.
+///
+/// Does not follow a symbolic link (`ELOOP`), does not wait for the other end of a FIFO, never makes a
+/// terminal the controlling one.
+#[doc(alias = "shm_open")]
+pub(crate) fn open(path: &CStr, access: Access, create: Option<u32>) -> Result<OwnedFd, Errno> {
+    let access = match access {
+        Access::ReadOnly => OFlags::RDONLY,
+        Access::ReadWrite => OFlags::RDWR,
+    };
+    let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let Some(mode) = create else {
+        return fs::open(path, flags, Mode::empty());
+    };
+    match fs::open(path, flags | OFlags::CREATE, Mode::from_raw_mode(mode)) {
+        // With the sysctl fs.protected_regular, O_CREAT refuses a file of somebody else that exists.
+        Err(Errno::ACCESS) => fs::open(path, flags, Mode::empty()),
+        result => result,
+    }
+}
+
+/// Creates an unnamed file; `name` shows in `/proc/PID/maps`.
+pub(crate) fn memfd(name: &CStr) -> Result<OwnedFd, Errno> {
+    fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+}
+
+/// Fixes a memfd's length, and that it stays fixed.
+pub(crate) fn seal(fd: &OwnedFd) -> Result<(), Errno> {
+    fs::fcntl_add_seals(fd, SEALS)
+}
+
+/// Whether the length of this file is fixed for ever; only that of a memfd can be.
+pub(crate) fn is_sealed(fd: &OwnedFd) -> bool {
+    fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SEALS))
+}
+
+pub(crate) fn status(fd: &OwnedFd) -> Result<Status, Errno> {
+    Ok(Status::new(&fs::fstat(fd)?))
+}
+
+/// What has this name now, links not followed; `None` if nothing has.
+pub(crate) fn status_at(path: &CStr) -> Result<Option<Status>, Errno> {
+    match fs::statat(fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(Status::new(&stat))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Tries to become the only one who has this file locked: `true` says that nobody else has it attached.
+pub(crate) fn try_lock_exclusive(fd: &OwnedFd) -> Result<bool, Errno> {
+    try_lock(fd, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// Tries to lock the file together with others, or turns the exclusive lock into such a one.
+pub(crate) fn try_lock_shared(fd: &OwnedFd) -> Result<bool, Errno> {
+    try_lock(fd, FlockOperation::NonBlockingLockShared)
+}
+
+fn try_lock(fd: &OwnedFd, operation: FlockOperation) -> Result<bool, Errno> {
+    match fs::flock(fd, operation) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Fills `buffer` from the beginning of the file; fewer bytes if the file is shorter.
+pub(crate) fn read_start<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let mut filled = 0_usize;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match io::retry_on_intr(|| io::pread(fd, &mut *rest, filled as u64))? {
+            0 => break,
+            count => filled = filled.saturating_add(count),
+        }
+    }
+    Ok(buffer.get(..filled).unwrap_or_default())
+}
+
+/// Writes `bytes` to the beginning of the file, which must not cross a page.
+pub(crate) fn write_start(fd: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
+    let written = io::retry_on_intr(|| io::pwrite(fd, bytes, 0))?;
+    // Within one page tmpfs writes all or nothing.
+    if written == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) }
+}
+
+/// Sets the permission bits, whatever the umask.
+pub(crate) fn set_mode(fd: &OwnedFd, mode: u32) -> Result<(), Errno> {
+    fs::fchmod(fd, Mode::from_raw_mode(mode))
+}
+
+/// Sets the length; new bytes read as zero and take no memory before they are written.
+pub(crate) fn set_len(fd: &OwnedFd, len: u64) -> Result<(), Errno> {
+    io::retry_on_intr(|| fs::ftruncate(fd, len))
+}
+
+/// Sets the length and reserves the memory, so that a full file system is an error here and no SIGBUS later.
+pub(crate) fn reserve(fd: &OwnedFd, len: u64) -> Result<(), Errno> {
+    // Ask before taking: reserving far more than there is would drive everybody else out of memory first.
+    if len > RESERVE_STEP && free_space(fd)?.is_some_and(|free| free < len) {
+        return Err(Errno::NOSPC);
+    }
+    let mut done = 0;
+    while done < len {
+        let step = RESERVE_STEP.min(len.saturating_sub(done));
+        io::retry_on_intr(|| fs::fallocate(fd, FallocateFlags::empty(), done, step))?;
+        done = done.saturating_add(step);
+    }
+    Ok(())
+}
+
+/// Bytes free on the file system of this file; `None` if it has no limit of its own.
+// The types of the fields differ between architectures.
+#[allow(clippy::unnecessary_cast)]
+fn free_space(fd: &OwnedFd) -> Result<Option<u64>, Errno> {
+    let filesystem = fs::fstatfs(fd)?;
+    let free = (filesystem.f_bavail as u64).saturating_mul(filesystem.f_bsize as u64);
+    Ok((filesystem.f_blocks as u64 != 0).then_some(free))
+}
+
+/// The names of the files that segments could be.
+#[cfg(feature = "alloc")]
+pub(crate) fn file_names() -> Result<alloc::vec::Vec<alloc::string::String>, Errno> {
+    let directory =
+        fs::open(c"/dev/shm", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut names = alloc::vec::Vec::new();
+    for entry in fs::Dir::read_from(&directory)? {
+        let entry = entry?;
+        if let (FileType::RegularFile, Ok(name)) = (entry.file_type(), entry.file_name().to_str()) {
+            names.push(name.into());
+        }
+    }
+    Ok(names)
+}
+
+/// Removes the name.
+pub(crate) fn unlink(path: &CStr) -> Result<(), Errno> {
+    fs::unlink(path)
+}
+
+/// A range of mapped memory; unmapped on drop.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    /// INVARIANT 1: `len` bytes from here were mapped by this file and by nothing else, page-aligned, and
+    /// stay mapped as long as this value exists.
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes of a file, shared.
+    pub(crate) fn shared(fd: &OwnedFd, len: usize, access: Access) -> Result<Self, Errno> {
+        let protection = match access {
+            Access::ReadOnly => ProtFlags::READ,
+            Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        // SAFETY: a null hint lets the kernel choose a free range, so no existing memory is touched.
+        let base = unsafe { mm::mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, fd, 0) }?;
+        Self::own(base.cast(), len)
+    }
+
+    /// Maps `len` zeroed private bytes that read as zero again in a child after `fork`.
+    pub(crate) fn private_wiped_on_fork(len: usize) -> Result<Self, Errno> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a null hint lets the kernel choose a free range, so no existing memory is touched.
+        let base = unsafe { mm::mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE) }?;
+        let mapping = Self::own(base.cast(), len)?;
+        // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes nothing in this process.
+        unsafe { mm::madvise(base, len, Advice::LinuxWipeOnFork) }?;
+        Ok(mapping)
+    }
+
+    fn own(base: *mut u8, len: usize) -> Result<Self, Errno> {
+        // The kernel maps nothing at address zero unless told to.
+        let base = NonNull::new(base).ok_or(Errno::NOMEM)?;
+        Ok(Self { base, len })
+    }
+
+    pub(crate) const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Leaves the range mapped until the process ends.
+    pub(crate) const fn leak(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: by invariant 1 the range is this mapping's alone, and nothing refers to it any more.
+        let result = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
+        // Can fail only for a range that is not mapped, against invariant 1, or for want of memory to split a
+        // larger mapping; then the range stays mapped, and a drop has nobody to tell.
+        debug_assert!(result.is_ok());
+    }
+}
