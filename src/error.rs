@@ -4,6 +4,7 @@
 //! data that tells it apart. Every message says what to do next. [`ShmemError`] also takes in the errors of
 //! the later operations, so that one `Result<_, ShmemError>` serves a whole `main`.
 
+use crate::membership::MAX_ATTACHMENTS;
 use core::error::Error;
 use core::fmt;
 
@@ -287,7 +288,7 @@ impl fmt::Display for ShmemError {
             Self::Full => write!(
                 f,
                 "all {} attachments of the segment are taken; detach in another process first",
-                crate::MAX_ATTACHMENTS
+                MAX_ATTACHMENTS
             ),
             Self::Busy => f.write_str(
                 "another process kept the segment locked until the timeout; look for one that is stopped while \

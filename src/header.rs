@@ -35,8 +35,8 @@ pub const HEADER_LEN: usize = 4096;
 /// Length of the part that [`Header::encode`] gives: all but the tables, which begin as zeros.
 pub(crate) const PREFIX_LEN: usize = 128;
 
-/// `shmembd` and a byte that no text has, as a number of the machine's byte order.
-const MAGIC: u64 = u64::from_be_bytes(*b"shmembd\x8a");
+/// `shmembd` and a byte that no text has, as a little-endian machine writes it.
+const MAGIC: u64 = u64::from_le_bytes(*b"shmembd\x8a");
 
 /// The version of the format that this crate reads and writes.
 const VERSION: u16 = 1;
@@ -480,4 +480,89 @@ impl SharedHeader {
 
 fn replace(word: &AtomicU64, old: u64, new: u64) -> bool {
     word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+
+    const LIVE_OWNED_BY_0: u64 = 1 << 62 | 1;
+
+    fn sample() -> Header {
+        let id = SegmentId::from_bytes([7; 16]);
+        Header::new(100, id, UnlinkPolicy::OwnerDrop, OrphanPolicy::Adopt, false)
+    }
+
+    /// The encoding of a live segment, with one word replaced.
+    fn parse_with(offset: usize, word: u64) -> Result<Header, HeaderError> {
+        let mut bytes = sample().encode();
+        bytes[64..72].copy_from_slice(&LIVE_OWNED_BY_0.to_ne_bytes());
+        bytes[offset..][..8].copy_from_slice(&word.to_ne_bytes());
+        Header::parse(&bytes)
+    }
+
+    #[test]
+    fn what_is_encoded_is_parsed() {
+        for unlink in [UnlinkPolicy::OwnerDrop, UnlinkPolicy::LastDetach, UnlinkPolicy::Never] {
+            for orphan in [OrphanPolicy::Adopt, OrphanPolicy::Recreate, OrphanPolicy::Refuse] {
+                for (memfd, len) in [(false, 1), (true, MAX_PAYLOAD)] {
+                    let header = Header::new(len, SegmentId::from_bytes([9; 16]), unlink, orphan, memfd);
+                    let parsed = Header::parse(&header.encode()).unwrap();
+                    assert_eq!(parsed, header);
+                    assert_eq!((parsed.unlink_policy(), parsed.orphan_policy()), (unlink, orphan));
+                    assert_eq!((parsed.is_memfd(), parsed.payload_len()), (memfd, len));
+                    assert_eq!(parsed.phase(), Some(Phase::Forming));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_field_is_checked() {
+        let live = parse_with(72, 0).unwrap();
+        assert!(live.is_live());
+        assert_eq!(live.attachments(), 1);
+        let version_2 = u64::from(VERSION + 1) | LAYOUT;
+        let other_layout = LAYOUT ^ 1 << 16;
+        for (offset, word, error) in [
+            (0, 0, HeaderError::Magic { found: 0 }),
+            (0, MAGIC.swap_bytes(), HeaderError::Endianness),
+            (8, version_2, HeaderError::Version { found: 2, supported: 1 }),
+            (8, other_layout | 1, HeaderError::Layout { found: other_layout }),
+            (16, 4197, HeaderError::Length { total: 4197, payload: 100 }),
+            (24, 0, HeaderError::Length { total: 4196, payload: 0 }),
+            (24, !0, HeaderError::Length { total: 4196, payload: !0 }),
+            (32, 1 << 5, HeaderError::Flags { found: 1 << 5 }),
+            (32, 0b11, HeaderError::Flags { found: 0b11 }),
+            (32, 0b1100, HeaderError::Flags { found: 0b1100 }),
+            (56, 1, HeaderError::Reserved { found: 1 }),
+            (64, !0, HeaderError::Membership { found: !0 }),
+            (64, 1 << 62, HeaderError::Membership { found: 1 << 62 }),
+            (72, 7, HeaderError::Payload { found: 7 }),
+            (72, 1 | 13 << 3, HeaderError::Payload { found: 1 | 13 << 3 }),
+            (72, 1 | 101 << 8, HeaderError::Payload { found: 1 | 101 << 8 }),
+        ] {
+            assert_eq!(parse_with(offset, word), Err(error), "word {word:#x} at {offset}");
+        }
+    }
+
+    #[test]
+    fn a_header_cut_short_says_how_much_is_missing() {
+        let bytes = sample().encode();
+        for len in 0..PREFIX_LEN {
+            let truncated = HeaderError::Truncated { len: len as u64, needed: PREFIX_LEN as u64 };
+            assert_eq!(Header::parse(&bytes[..len]), Err(truncated));
+        }
+        let header = Header::parse(&bytes).unwrap();
+        assert_eq!(header.check_len(4196), Ok(()));
+        assert_eq!(header.check_len(4195), Err(HeaderError::Truncated { len: 4195, needed: 4196 }));
+    }
+
+    #[test]
+    fn payload_words_round_trip() {
+        for payload in [Payload::Unset, Payload::value_of::<()>(), Payload::value_of::<[u64; 99]>()] {
+            assert_eq!(Payload::from_bits(payload.to_bits()), Ok(payload));
+        }
+    }
 }

@@ -1,6 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
-#![deny(unsafe_code)]
+#![deny(unsafe_code, unreachable_pub)]
+// Whatever the bytes in a segment are, the answer is an error and never a panic.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
 #![cfg_attr(docsrs, feature(doc_auto_cfg))]
 
 #[cfg(not(target_os = "linux"))]
@@ -14,10 +22,10 @@ extern crate alloc;
 extern crate std;
 
 // In layers: a module uses only those above it.
+mod membership;
 mod error;
 mod name;
 mod sys;
-mod membership;
 mod tenancy;
 mod header;
 mod region;

@@ -23,7 +23,7 @@
 
 use crate::attachment::{Attached, Attachment, Seat, Vacancy};
 use crate::error::{FileKind, HeaderError, NameError, ShmemError, SizeError};
-use crate::header::{Header, PREFIX_LEN, SegmentId};
+use crate::header::{Header, MAX_PAYLOAD, PREFIX_LEN, SegmentId};
 use crate::lifecycle::{Link, Member};
 use crate::membership::{Event, OrphanPolicy, Phase, Refusal, UnlinkPolicy};
 use crate::name::Name;
@@ -463,7 +463,7 @@ fn lay_out(fd: &OwnedFd, header: &Header, reserve: ReservePolicy) -> Result<(), 
     let failed = |call| {
         move |errno| match errno {
             Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => ShmemError::NoSpace { asked: header.payload_len() },
-            Errno::FBIG => SizeError::TooLarge { max: crate::header::MAX_PAYLOAD }.into(),
+            Errno::FBIG => SizeError::TooLarge { max: MAX_PAYLOAD }.into(),
             _ => ShmemError::os(call, errno),
         }
     };

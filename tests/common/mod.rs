@@ -13,7 +13,9 @@
 //! and starts them with `Child::spawn("attacher", &[&name])`. Parent and child talk in lines. A child dies with
 //! the thread that spawned it, and is killed and reaped when its `Child` is dropped, also in a failing test.
 
-#![allow(dead_code, unreachable_pub, clippy::expect_used, clippy::unwrap_used, clippy::panic)]
+#![allow(dead_code)]
+
+pub mod worker;
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -218,8 +220,11 @@ impl Parent {
     }
 }
 
+/// What a child does.
+pub type Role = fn(&mut Parent);
+
 /// Runs the role this process was spawned for.
-pub fn run_child(roles: &[(&str, fn(&mut Parent))]) {
+pub fn run_child(roles: &[(&str, Role)]) {
     // Run by hand with all ignored tests, it is nobody's child and has no role.
     let Ok(role) = env::var(ROLE) else { return };
     let arguments = env::var(ARGUMENTS).unwrap_or_default().split('\n').map(str::to_owned).collect();

@@ -1,0 +1,69 @@
+//! The fuzz targets start from seeds that are real: headers of segments as this version writes them
+//!
+//! `UPDATE_SEEDS=1 cargo test --test fuzz_seeds` writes them anew after a change of the format.
+
+#![cfg(target_endian = "little")]
+
+mod common;
+
+use common::TestName;
+use shmem_bind::{Builder, Header, OrphanPolicy, ShmemBox, UnlinkPolicy};
+use std::fs;
+use std::path::Path;
+
+/// Bytes that `Header::parse` looks at.
+const PREFIX: usize = 128;
+
+/// The header of the segment called `name`, with a fixed number in the place of the random one.
+fn header_of(name: &TestName) -> Vec<u8> {
+    let mut bytes = fs::read(name.path()).unwrap();
+    bytes.truncate(PREFIX);
+    bytes[40..56].fill(0x5e);
+    bytes
+}
+
+fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let name = TestName::new("seed");
+    let create = |unlink, orphan| {
+        Builder::new(&name).unlink_policy(unlink).orphan_policy(orphan).with_size(4096).create().unwrap()
+    };
+    let owned = create(UnlinkPolicy::LastDetach, OrphanPolicy::Refuse);
+    let last_detach = header_of(&name);
+    drop(owned);
+
+    let owned = create(UnlinkPolicy::OwnerDrop, OrphanPolicy::Recreate);
+    // SAFETY: a new segment is zeros, and zero is a valid u64.
+    let value = unsafe { owned.boxed::<u64>() };
+    let boxed = header_of(&name);
+    let mut forming = boxed.clone();
+    forming[64..].fill(0);
+    let mut other_byte_order = boxed.clone();
+    other_byte_order[..8].reverse();
+    let mut other_version = boxed.clone();
+    other_version[8] ^= 3;
+    ShmemBox::leak(value);
+    let leaked = header_of(&name);
+    shmem_bind::unlink(&name).unwrap();
+
+    vec![
+        ("last-detach", last_detach),
+        ("boxed", boxed),
+        ("forming", forming),
+        ("leaked", leaked),
+        ("refused-byte-order", other_byte_order),
+        ("refused-version", other_version),
+    ]
+}
+
+#[test]
+fn seeds_are_up_to_date() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/header");
+    for (name, bytes) in seeds() {
+        assert_eq!(Header::parse(&bytes).is_err(), name.starts_with("refused"), "{name}");
+        let path = directory.join(name);
+        if std::env::var_os("UPDATE_SEEDS").is_some() {
+            fs::write(&path, &bytes).unwrap();
+        }
+        assert_eq!(fs::read(&path).unwrap_or_default(), bytes, "{name}: see the head of this file");
+    }
+}
