@@ -52,8 +52,7 @@ pub enum ShmemError {
     Header(HeaderError),
     /// The segment's owner died, and its [`OrphanPolicy`](crate::OrphanPolicy) forbids to take over.
     Orphaned,
-    /// All [`MAX_ATTACHMENTS`](crate::MAX_ATTACHMENTS) attachments are taken by processes that live, or that
-    /// cannot be told to be dead.
+    /// All [`MAX_ATTACHMENTS`] attachments are taken by processes that live, or that cannot be told to be dead.
     Full,
     /// Another process held the segment's lock, or was creating or unlinking it, until the
     /// [timeout](crate::Builder::timeout).
