@@ -244,12 +244,6 @@ pub enum OwnError {
     Damaged,
 }
 
-impl ShmemError {
-    pub(crate) const fn os(call: &'static str, errno: Errno) -> Self {
-        Self::Os { call, errno }
-    }
-}
-
 impl fmt::Display for ShmemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

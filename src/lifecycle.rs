@@ -123,7 +123,7 @@ impl Member<'_> {
             Departure::Leak => Event::Leak(slot),
             Departure::Detach(policy) => {
                 let word = self.header.membership();
-                if word.has_others(slot) && being_last_matters(word, slot, policy) {
+                if the_dead_matter(word, slot, policy) {
                     self.sweep_dead();
                 }
                 Event::Detach(slot, policy)
@@ -202,12 +202,13 @@ impl Member<'_> {
     }
 }
 
-/// Whether it makes a difference to the leaving tenant of `slot` that the others attached may be dead.
-fn being_last_matters(word: Membership, slot: Slot, policy: UnlinkPolicy) -> bool {
+/// Whether the leaving tenant of `slot` has to look for the dead first: they may be all that keeps it from
+/// being the last one out, and the unlinker of a Retired segment may be among them, whose bit is clear.
+fn the_dead_matter(word: Membership, slot: Slot, policy: UnlinkPolicy) -> bool {
     match policy {
         _ if word.phase() == Ok(Phase::Retired) => true,
-        UnlinkPolicy::OwnerDrop => word.owner_slot() == Some(slot),
-        UnlinkPolicy::LastDetach => true,
+        UnlinkPolicy::OwnerDrop => word.has_others(slot) && word.owner_slot() == Some(slot),
+        UnlinkPolicy::LastDetach => word.has_others(slot),
         UnlinkPolicy::Never => false,
     }
 }

@@ -32,7 +32,6 @@ use crate::sys::clock::Deadline;
 use crate::sys::process;
 use crate::sys::shm::{self, Access, Status};
 use crate::tenancy::Tenancy;
-use core::ffi::CStr;
 use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use rustix::fd::OwnedFd;
@@ -144,7 +143,7 @@ pub(crate) fn unlink(name: Name) -> Result<(), ShmemError> {
 }
 
 fn reserve_record() -> Result<Vacancy, ShmemError> {
-    Vacancy::reserve().map_err(|errno| ShmemError::os("mmap", errno))
+    os("mmap", Vacancy::reserve())
 }
 
 /// Creates a segment without a name.
@@ -154,10 +153,10 @@ pub(crate) fn create_memfd(
 ) -> Result<(Attachment, OwnedFd), ShmemError> {
     let payload_len = payload_len?;
     let vacancy = reserve_record()?;
-    let fd = shm::memfd(c"shmem-bind").map_err(|errno| ShmemError::os("memfd_create", errno))?;
+    let fd = os("memfd_create", shm::memfd(c"shmem-bind"))?;
     let header = new_header(payload_len, &options, true)?;
     lay_out(&fd, &header, options.reserve)?;
-    shm::seal(&fd).map_err(|errno| ShmemError::os("fcntl", errno))?;
+    os("fcntl", shm::seal(&fd))?;
     let (region, seat) = furnish(&fd, payload_len, vacancy.own())?;
     let attached = go_live(&header, region, None, vacancy.own(), seat)?;
     Ok((vacancy.occupy(attached), fd))
@@ -169,7 +168,7 @@ pub(crate) fn attach_memfd(fd: &OwnedFd, access: Access) -> Result<Attachment, S
     if !shm::is_sealed(fd) {
         return Err(ShmemError::Unsealed);
     }
-    let status = shm::status(fd).map_err(|errno| ShmemError::os("fstat", errno))?;
+    let status = os("fstat", shm::status(fd))?;
     let header = read_header(fd)?.ok_or(ShmemError::NotFound)?;
     if !header.is_memfd() {
         return Err(ShmemError::WrongSort);
@@ -206,8 +205,8 @@ impl Request {
     fn attempt(&self, own: Tenancy) -> Result<Attempt, ShmemError> {
         let fd = self.open_file()?;
         // A reader could not do what the exclusive lock obliges to.
-        let exclusive = self.intent != Intent::Read && self.flock(shm::try_lock_exclusive(&fd))?;
-        let status = shm::status(&fd).map_err(|errno| ShmemError::os("fstat", errno))?;
+        let exclusive = self.intent != Intent::Read && os("flock", shm::try_lock_exclusive(&fd))?;
+        let status = os("fstat", shm::status(&fd))?;
         self.check_file(&status)?;
         if exclusive { self.exclusive(&fd, &status, own) } else { self.shared(&fd, &status, own) }
     }
@@ -222,12 +221,8 @@ impl Request {
             Err(Errno::ISDIR) => irregular(FileKind::Directory),
             Err(Errno::NXIO | Errno::NODEV) => irregular(FileKind::Other),
             Err(Errno::NOSPC) => Err(ShmemError::NoSpace { asked: self.intent.creates().unwrap_or(0) }),
-            Err(errno) => Err(ShmemError::os("open", errno)),
+            Err(errno) => os("open", Err(errno)),
         }
-    }
-
-    fn flock(&self, result: Result<bool, Errno>) -> Result<bool, ShmemError> {
-        result.map_err(|errno| ShmemError::os("flock", errno))
     }
 
     /// Refuses what has been planted under the name.
@@ -274,14 +269,14 @@ impl Request {
             Phase::Forming if self.intent != Intent::Unlink => self.form(fd, status, link, own),
             // Its creator or its unlinker died.
             Phase::Forming | Phase::Retired => {
-                link.unlink().map_err(|errno| ShmemError::os("unlink", errno))?;
+                os("unlink", link.unlink())?;
                 if self.intent == Intent::Unlink { Ok(Attempt::Done(None)) } else { AGAIN }
             }
             Phase::Live => {
                 let region = map(fd, &header, status, Access::ReadWrite)?;
                 let member = Member { header: region.header(), link: Some(&link), own };
                 member.vacate().map_err(|refusal| damaged(&member, refusal))?;
-                if !self.flock(shm::try_lock_shared(fd))? {
+                if !os("flock", shm::try_lock_shared(fd))? {
                     return AGAIN;
                 }
                 Joining { intent: self.intent, header, region, link: Some(link), own }.attach()
@@ -307,11 +302,11 @@ impl Request {
             Some(Phase::Live | Phase::Retired) => {}
         }
         let link = self.link(status);
-        if !self.flock(shm::try_lock_shared(fd))? || !is_intact(&link)? {
+        if !os("flock", shm::try_lock_shared(fd))? || !is_intact(&link)? {
             return AGAIN;
         }
         // `status` may be from before the segment had its length.
-        let status = shm::status(fd).map_err(|errno| ShmemError::os("fstat", errno))?;
+        let status = os("fstat", shm::status(fd))?;
         let region = map(fd, &header, &status, self.intent.access())?;
         Joining { intent: self.intent, header, region, link: Some(link), own }.attach()
     }
@@ -324,26 +319,38 @@ impl Request {
     /// | `lay_out` | Forming | forms it again, from an empty file |
     /// | `furnish` | Forming, slot 0 taken | the same |
     /// | `go_live` | a Live segment with a dead owner | goes by the orphan policy |
+    ///
+    /// An error takes the name away again, under the lock.
     fn form(&self, fd: &OwnedFd, status: &Status, link: Link, own: Tenancy) -> Result<Attempt, ShmemError> {
         let Some(payload_len) = self.intent.creates() else {
             return Err(ShmemError::NotFound);
         };
+        self.form_with(payload_len, fd, status, link, own).inspect_err(|_| {
+            // The caller gets the error that led here; an unfinished file would do no harm.
+            let _: Result<(), Errno> = link.unlink();
+        })
+    }
+
+    fn form_with(
+        &self,
+        payload_len: u64,
+        fd: &OwnedFd,
+        status: &Status,
+        link: Link,
+        own: Tenancy,
+    ) -> Result<Attempt, ShmemError> {
         let header = new_header(payload_len, &self.options, false)?;
-        // Until the segment is live, an error takes the name away again.
-        let name = UnlinkOnDrop(Some(link.name.path()));
         if status.len != 0 {
-            shm::set_len(fd, 0).map_err(|errno| ShmemError::os("ftruncate", errno))?;
+            os("ftruncate", shm::set_len(fd, 0))?;
         }
         if status.mode != self.options.mode {
-            shm::set_mode(fd, self.options.mode).map_err(|errno| ShmemError::os("fchmod", errno))?;
+            os("fchmod", shm::set_mode(fd, self.options.mode))?;
         }
         lay_out(fd, &header, self.options.reserve)?;
         let (region, seat) = furnish(fd, payload_len, own)?;
         // Before the last step, so that nothing can fail after it. Nobody else takes a shared lock meanwhile,
-        // for the phase is still Forming.
-        let still_locked = self.flock(shm::try_lock_shared(fd))?;
-        name.disarm();
-        if !still_locked {
+        // for the phase is still Forming. (For want of memory it fails before it gives the exclusive one up.)
+        if !os("flock", shm::try_lock_shared(fd))? {
             return AGAIN;
         }
         let attached = go_live(&header, region, Some(link), own, seat)?;
@@ -371,7 +378,7 @@ impl Joining {
             (Phase::Forming, _) | (Phase::Retired, Intent::Read) => return Err(ShmemError::NotFound),
             (Phase::Retired, _) => {
                 if let Some(unlinker) = word.owner_slot() {
-                    member.take_over(unlinker).map_err(|errno| ShmemError::os("unlink", errno))?;
+                    os("unlink", member.take_over(unlinker))?;
                 }
                 return AGAIN;
             }
@@ -396,7 +403,7 @@ impl Joining {
         };
         let result = match step {
             // Retired instead of joined, to be made anew.
-            Ok(_) => member.unlink_counted().map_err(|errno| ShmemError::os("unlink", errno)).and(AGAIN),
+            Ok(_) => os("unlink", member.unlink_counted()).and(AGAIN),
             Err(Refusal::Phase(_)) => AGAIN,
             Err(Refusal::Orphaned) => Err(ShmemError::Orphaned),
             Err(refusal) => Err(damaged(&member, refusal)),
@@ -409,7 +416,8 @@ impl Joining {
     /// whether the segment is to be unlinked and made anew, as its policy wants it.
     fn look_after_the_dead(&self, member: &Member<'_>) -> bool {
         if let Some(owner) = member.header.membership().owner_slot() {
-            // A Live segment is not unlinked by a sweep, so there is no error.
+            // If the segment has been retired meanwhile, this may have to unlink it. That it is not permitted to
+            // has been counted, and joining is refused.
             let _: Result<bool, Errno> = member.sweep(owner);
         }
         if self.header.orphan_policy() != OrphanPolicy::Recreate || !member.header.membership().is_orphan() {
@@ -440,10 +448,7 @@ impl Joining {
 fn retire(member: &Member<'_>) -> Result<Attempt, ShmemError> {
     let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
     let result = match member.step(Event::Retire(slot)) {
-        Ok(_) => member
-            .unlink_counted()
-            .map(|()| Attempt::Done(None))
-            .map_err(|errno| ShmemError::os("unlink", errno)),
+        Ok(_) => os("unlink", member.unlink_counted()).map(|()| Attempt::Done(None)),
         Err(Refusal::Phase(_)) => AGAIN,
         Err(refusal) => Err(damaged(member, refusal)),
     };
@@ -453,7 +458,7 @@ fn retire(member: &Member<'_>) -> Result<Attempt, ShmemError> {
 
 fn new_header(payload_len: u64, options: &Options, memfd: bool) -> Result<Header, ShmemError> {
     let mut id = [0; 16];
-    getrandom(&mut id, GetRandomFlags::empty()).map_err(|errno| ShmemError::os("getrandom", errno))?;
+    os("getrandom", getrandom(&mut id, GetRandomFlags::empty()))?;
     let id = SegmentId::from_bytes(id);
     Ok(Header::new(payload_len, id, options.unlink, options.orphan, memfd))
 }
@@ -464,7 +469,7 @@ fn lay_out(fd: &OwnedFd, header: &Header, reserve: ReservePolicy) -> Result<(), 
         move |errno| match errno {
             Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => ShmemError::NoSpace { asked: header.payload_len() },
             Errno::FBIG => SizeError::TooLarge { max: MAX_PAYLOAD }.into(),
-            _ => ShmemError::os(call, errno),
+            _ => ShmemError::Os { call, errno },
         }
     };
     // The first bytes make the file recognisable, whatever length it gets to.
@@ -477,8 +482,7 @@ fn lay_out(fd: &OwnedFd, header: &Header, reserve: ReservePolicy) -> Result<(), 
 
 /// Maps a segment that is Forming and takes slot 0.
 fn furnish(fd: &OwnedFd, payload_len: u64, own: Tenancy) -> Result<(Region, Seat), ShmemError> {
-    let region = Region::map(fd, payload_len, Access::ReadWrite);
-    let region = region.map_err(|errno| ShmemError::os("mmap", errno))?;
+    let region = map_region(fd, payload_len, Access::ReadWrite)?;
     let member = Member { header: region.header(), link: None, own };
     let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
     let generation = region.header().next_generation(slot);
@@ -519,7 +523,7 @@ fn attached(
 /// The header of a file; `None` if the file is empty.
 fn read_header(fd: &OwnedFd) -> Result<Option<Header>, ShmemError> {
     let mut bytes = [0; PREFIX_LEN];
-    let bytes = shm::read_start(fd, &mut bytes).map_err(|errno| ShmemError::os("pread", errno))?;
+    let bytes = os("pread", shm::read_start(fd, &mut bytes))?;
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -528,31 +532,25 @@ fn read_header(fd: &OwnedFd) -> Result<Option<Header>, ShmemError> {
 
 fn map(fd: &OwnedFd, header: &Header, status: &Status, access: Access) -> Result<Region, ShmemError> {
     header.check_len(status.len)?;
-    Region::map(fd, header.payload_len(), access).map_err(|errno| ShmemError::os("mmap", errno))
+    map_region(fd, header.payload_len(), access)
+}
+
+fn map_region(fd: &OwnedFd, payload_len: u64, access: Access) -> Result<Region, ShmemError> {
+    Region::map(fd, payload_len, access).map_err(|errno| match errno {
+        // Of address space, or of what this process is allowed.
+        Errno::NOMEM => ShmemError::NoSpace { asked: payload_len },
+        _ => ShmemError::Os { call: "mmap", errno },
+    })
+}
+
+fn os<T>(call: &'static str, result: Result<T, Errno>) -> Result<T, ShmemError> {
+    result.map_err(|errno| ShmemError::Os { call, errno })
 }
 
 fn is_intact(link: &Link) -> Result<bool, ShmemError> {
-    link.is_intact().map_err(|errno| ShmemError::os("stat", errno))
+    os("stat", link.is_intact())
 }
 
 fn damaged(member: &Member<'_>, _: Refusal) -> ShmemError {
     HeaderError::Membership { found: member.header.membership().bits() }.into()
-}
-
-/// Removes the name on drop unless disarmed; for the holder of the exclusive lock.
-struct UnlinkOnDrop<'a>(Option<&'a CStr>);
-
-impl UnlinkOnDrop<'_> {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for UnlinkOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Some(path) = self.0 {
-            // The caller gets the error that led here; an empty or unfinished file does no harm.
-            let _: Result<(), Errno> = shm::unlink(path);
-        }
-    }
 }

@@ -173,6 +173,18 @@ struct Scene {
     orphan: OrphanPolicy,
     /// What the segment has been through when the child comes.
     past: Past,
+    /// Who comes first to what the killed child left.
+    first: First,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum First {
+    /// A new opener.
+    Opener,
+    /// The observer, who leaves.
+    ObserverLeaves,
+    /// A reader, whose shared lock keeps the opener after it from getting the exclusive one.
+    Reader,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -193,7 +205,8 @@ enum Past {
 
 impl Scene {
     const fn new(operation: &'static str, past: Past) -> Self {
-        Self { operation, unlink: UnlinkPolicy::OwnerDrop, orphan: OrphanPolicy::Adopt, past }
+        let (unlink, orphan) = (UnlinkPolicy::OwnerDrop, OrphanPolicy::Adopt);
+        Self { operation, unlink, orphan, past, first: First::Opener }
     }
 
     fn builder(&self, name: &str) -> Builder {
@@ -266,8 +279,25 @@ impl Scene {
         assert!(steps >= 3, "{} has {steps} steps only", self.operation);
     }
 
-    fn check(&self, name: &TestName, observer: Option<ShmemBox<u64>>, step: usize) {
+    fn check(&self, name: &TestName, mut observer: Option<ShmemBox<u64>>, step: usize) {
         let what = format!("{} after {:?}, killed at step {step}", self.operation, self.past);
+        let mut reader = None;
+        match (self.first, observer.take()) {
+            (First::ObserverLeaves, Some(left)) => {
+                let conf = ShmemBox::conf(&left);
+                let (id, was_linked) = (conf.segment_id(), conf.is_linked());
+                drop(left);
+                // The last one out of a segment leaves no name, even if the one whose task that was is dead.
+                if !was_linked && name.exists() {
+                    assert_ne!(builder(name).attach().unwrap().segment_id(), id, "{what}: a name is left");
+                }
+            }
+            (First::Reader, other) => {
+                reader = builder(name).attach_read_only().ok();
+                observer = other;
+            }
+            (_, other) => observer = other,
+        }
         // A new process, as it were: it gets a segment, alone with the observer if that is on the same one.
         let opener = self.builder(name).with_size(8).open().unwrap_or_else(|error| panic!("{what}: {error}"));
         opener.sweep();
@@ -275,6 +305,7 @@ impl Scene {
             observer.as_ref().filter(|other| ShmemBox::conf(other).segment_id() == opener.segment_id());
         assert_eq!(opener.attachment_count(), 1 + u32::from(same.is_some()), "{what}");
         assert!(opener.is_linked(), "{what}");
+        drop(reader);
         let mut value = unsafe { opener.boxed::<u64>() };
         if same.is_some() {
             assert_eq!(*value, VALUE, "{what}");
@@ -337,9 +368,12 @@ killed_everywhere! {
     leaving: Scene::new("leave", Past::Observed);
     leaving_as_owner: Scene::new("leave as owner", Past::Observed);
     leaving_as_owner_and_alone: Scene::new("leave as owner", Past::Leaked);
+    leaving_before_the_observer: Scene { first: First::ObserverLeaves, ..Scene::new("leave as owner", Past::Observed) };
     leaving_last: Scene { unlink: UnlinkPolicy::LastDetach, ..Scene::new("leave", Past::Leaked) };
     leaking: Scene::new("leak", Past::Observed);
     sweeping: Scene::new("sweep", Past::ObservedWithDead);
     unlinking_as_administrator: Scene::new("unlink", Past::Observed);
+    unlinking_before_the_observer_leaves: Scene { first: First::ObserverLeaves, ..Scene::new("unlink", Past::Observed) };
+    adopting_an_orphan_before_a_reader: Scene { first: First::Reader, ..Scene::new("open", Past::Orphaned) };
     unlinking_an_orphan_as_administrator: Scene::new("unlink", Past::Orphaned);
 }
