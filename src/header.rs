@@ -201,6 +201,13 @@ impl Header {
             word.map(|word| u64::from_ne_bytes(*word))
                 .ok_or(HeaderError::Truncated { len: bytes.len() as u64, needed: PREFIX_LEN as u64 })
         };
+        // A file of less than eight bytes may be anything, but only the beginning of the magic number makes it a
+        // segment cut short.
+        if !MAGIC.to_ne_bytes().starts_with(bytes) && bytes.len() < size_of::<u64>() {
+            let mut found = [0; 8];
+            found.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            return Err(HeaderError::Magic { found: u64::from_ne_bytes(found) });
+        }
         let magic = word(offset_of!(SharedHeader, magic))?;
         if magic == MAGIC.swap_bytes() {
             return Err(HeaderError::Endianness);
@@ -550,6 +557,10 @@ mod tests {
     #[test]
     fn a_header_cut_short_says_how_much_is_missing() {
         let bytes = sample().encode();
+        assert_eq!(
+            Header::parse(b"text"),
+            Err(HeaderError::Magic { found: u64::from_ne_bytes(*b"text\0\0\0\0") })
+        );
         for len in 0..PREFIX_LEN {
             let truncated = HeaderError::Truncated { len: len as u64, needed: PREFIX_LEN as u64 };
             assert_eq!(Header::parse(&bytes[..len]), Err(truncated));

@@ -23,7 +23,7 @@
 
 use crate::attachment::{Attached, Attachment, Seat, Vacancy};
 use crate::error::{FileKind, HeaderError, NameError, ShmemError, SizeError};
-use crate::header::{Header, MAX_PAYLOAD, PREFIX_LEN, SegmentId};
+use crate::header::{Header, PREFIX_LEN, SegmentId};
 use crate::lifecycle::{Link, Member};
 use crate::membership::{Event, OrphanPolicy, Phase, Refusal, UnlinkPolicy};
 use crate::name::Name;
@@ -216,7 +216,8 @@ impl Request {
         let irregular = |found| Err(ShmemError::NotRegular { found });
         match shm::open(self.name.path(), self.intent.access(), create) {
             Ok(fd) => Ok(fd),
-            Err(Errno::NOENT) => Err(ShmemError::NotFound),
+            // With O_CREAT it is the directory that does not exist.
+            Err(Errno::NOENT) if create.is_none() => Err(ShmemError::NotFound),
             Err(Errno::LOOP) => irregular(FileKind::Symlink),
             Err(Errno::ISDIR) => irregular(FileKind::Directory),
             Err(Errno::NXIO | Errno::NODEV) => irregular(FileKind::Other),
@@ -391,6 +392,8 @@ impl Joining {
             self.check_wishes()?;
         } else if self.intent.creates().is_none() {
             return Err(ShmemError::Orphaned);
+        } else {
+            may_unlink(&member)?;
         }
         let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
         // Killed from here on: a sweep finds the tenancy.
@@ -444,8 +447,14 @@ impl Joining {
     }
 }
 
+/// Whether this process may take the name away: a segment that has been retired stays so, if it may not.
+fn may_unlink(member: &Member<'_>) -> Result<(), ShmemError> {
+    member.link.map_or(Ok(()), |link| os("unlink", shm::may_unlink(link.name.path())))
+}
+
 /// An administrator's way to take the name of a Live segment away.
 fn retire(member: &Member<'_>) -> Result<Attempt, ShmemError> {
+    may_unlink(member)?;
     let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
     let result = match member.step(Event::Retire(slot)) {
         Ok(_) => os("unlink", member.unlink_counted()).map(|()| Attempt::Done(None)),
@@ -468,7 +477,6 @@ fn lay_out(fd: &OwnedFd, header: &Header, reserve: ReservePolicy) -> Result<(), 
     let failed = |call| {
         move |errno| match errno {
             Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => ShmemError::NoSpace { asked: header.payload_len() },
-            Errno::FBIG => SizeError::TooLarge { max: MAX_PAYLOAD }.into(),
             _ => ShmemError::Os { call, errno },
         }
     };

@@ -283,6 +283,7 @@ fn payload_len<N: TryInto<i128>>(size: N) -> Result<u64, SizeError> {
 /// - [`ShmemError::NotFound`]: no segment has this name.
 /// - [`ShmemError::NotRegular`], [`ShmemError::Header`]: what has this name is not a segment.
 /// - [`ShmemError::Busy`]: another process is creating or unlinking it.
+/// - [`ShmemError::Full`]: all attachments are taken; this needs one for a moment.
 /// - [`ShmemError::Os`]: above all `EACCES` and `EPERM`, want of permission.
 ///
 /// # Examples

@@ -173,7 +173,7 @@ pub(crate) fn set_len(fd: &OwnedFd, len: u64) -> Result<(), Errno> {
 /// Sets the length and reserves the memory, so that a full file system is an error here and no SIGBUS later.
 pub(crate) fn reserve(fd: &OwnedFd, len: u64) -> Result<(), Errno> {
     // Ask before taking: reserving far more than there is would drive everybody else out of memory first.
-    if len > RESERVE_STEP && free_space(fd)?.is_some_and(|free| free < len) {
+    if len > RESERVE_STEP && free_space(fd)? < len {
         return Err(Errno::NOSPC);
     }
     let mut done = 0;
@@ -185,13 +185,17 @@ pub(crate) fn reserve(fd: &OwnedFd, len: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Bytes free on the file system of this file; `None` if it has no limit of its own.
+/// Bytes free on the file system of this file, but no more than the machine has memory: that of memfds has no
+/// limit of its own.
 // The types of the fields differ between architectures.
 #[allow(clippy::unnecessary_cast)]
-fn free_space(fd: &OwnedFd) -> Result<Option<u64>, Errno> {
+fn free_space(fd: &OwnedFd) -> Result<u64, Errno> {
     let filesystem = fs::fstatfs(fd)?;
     let free = (filesystem.f_bavail as u64).saturating_mul(filesystem.f_bsize as u64);
-    Ok((filesystem.f_blocks as u64 != 0).then_some(free))
+    let machine = rustix::system::sysinfo();
+    let units = (machine.totalram as u64).saturating_add(machine.totalswap as u64);
+    let memory = units.saturating_mul(u64::from(machine.mem_unit));
+    Ok(if filesystem.f_blocks as u64 == 0 { memory } else { memory.min(free) })
 }
 
 /// The names of the files that segments could be.
@@ -207,6 +211,17 @@ pub(crate) fn file_names() -> Result<alloc::vec::Vec<alloc::string::String>, Err
         }
     }
     Ok(names)
+}
+
+/// Whether this process may remove the name of this file, which is no directory.
+///
+/// Whoever puts an empty directory in the place of the file at this very moment loses it.
+pub(crate) fn may_unlink(path: &CStr) -> Result<(), Errno> {
+    // The kernel looks at the permissions first, sticky bit and capabilities included, and then at what it is.
+    match fs::unlinkat(fs::CWD, path, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTDIR | Errno::NOENT) => Ok(()),
+        result => result,
+    }
 }
 
 /// Removes the name.

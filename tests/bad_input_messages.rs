@@ -1,0 +1,148 @@
+//! Every error has a message for people, its cause as its source, and a kind among those of `std::io`
+#![allow(missing_docs)]
+
+mod alone;
+mod common;
+
+use alone::readable;
+use shmem_bind::{BoxError, Errno, FileKind, HeaderError, NameError, OwnError, ShmemError, SizeError};
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fmt::{Debug, Display};
+use std::io::{self, ErrorKind};
+
+/// All messages are readable, and no two are the same.
+fn all_readable<E: Display + Debug + Copy + Into<ShmemError>>(cases: &[(E, &[&str])]) {
+    let mut messages = BTreeSet::new();
+    for (error, keywords) in cases {
+        readable(error, keywords);
+        assert!(messages.insert(error.to_string()), "two errors say {error}");
+        // The error of a whole `main` says it in the same words.
+        let whole: ShmemError = (*error).into();
+        readable(&whole, keywords);
+        assert!(whole.to_string().contains(&error.to_string()));
+    }
+}
+
+#[test]
+fn errors_of_names_and_sizes_are_readable() {
+    all_readable::<NameError>(&[
+        (NameError::Empty, &["empty"]),
+        (NameError::Dots, &["\".\"", "\"..\""]),
+        (NameError::Slash, &["slash"]),
+        (NameError::Nul, &["NUL"]),
+        (NameError::TooLong { len: 300 }, &["300", "255", "bytes"]),
+    ]);
+    all_readable::<SizeError>(&[
+        (SizeError::Zero, &["no bytes"]),
+        (SizeError::Negative { asked: -5 }, &["-5 bytes"]),
+        (SizeError::TooLarge { max: 12345 }, &["12345 bytes"]),
+    ]);
+}
+
+#[test]
+fn errors_of_headers_are_readable() {
+    all_readable::<HeaderError>(&[
+        (HeaderError::Truncated { len: 100, needed: 12288 }, &["100 bytes", "12288"]),
+        (HeaderError::Magic { found: 0xabcd }, &["0x000000000000abcd", "not a segment"]),
+        (HeaderError::Endianness, &["byte order"]),
+        (HeaderError::Version { found: 7, supported: 1 }, &["version 7", "version 1"]),
+        (HeaderError::Layout { found: 0xabcd }, &["0xabcd"]),
+        (HeaderError::Length { total: 4097, payload: 2 }, &["4097", "2 bytes"]),
+        (HeaderError::Flags { found: 0xabcd }, &["flags", "0xabcd"]),
+        (HeaderError::Reserved { found: 0xabcd }, &["zero", "0xabcd"]),
+        (HeaderError::Membership { found: 0xabcd }, &["membership", "0x000000000000abcd"]),
+        (HeaderError::Payload { found: 0xabcd }, &["payload", "0x000000000000abcd"]),
+    ]);
+}
+
+#[test]
+fn errors_of_boxes_and_owners_are_readable() {
+    let mismatch = BoxError::Mismatch { size: 8, align: 2, asked_size: 16, asked_align: 4 };
+    all_readable::<BoxError>(&[
+        (BoxError::TooLarge { size: 24, payload: 16 }, &["24 bytes", "16"]),
+        (BoxError::OverAligned { align: 8192, max: 4096 }, &["4096 bytes", "8192"]),
+        (mismatch, &["8 bytes aligned to 2", "16 bytes aligned to 4"]),
+        (BoxError::Damaged { found: 0xabcd }, &["damaged", "0x000000000000abcd"]),
+        (BoxError::ReadOnly, &["read-only", "read_ref"]),
+        (BoxError::Forked, &["fork"]),
+    ]);
+    all_readable::<OwnError>(&[
+        (OwnError::ReadOnly, &["read-only"]),
+        (OwnError::Retired, &["name"]),
+        (OwnError::Forked, &["fork"]),
+        (OwnError::Damaged, &["damaged"]),
+    ]);
+}
+
+#[test]
+fn errors_of_opening_are_readable() {
+    let not_regular = |found| ShmemError::NotRegular { found };
+    all_readable::<ShmemError>(&[
+        (ShmemError::NotFound, &["no segment", "name"]),
+        (ShmemError::AlreadyExists, &["in use", "attach"]),
+        (ShmemError::TooSmall { payload: 10, asked: 20 }, &["10 bytes", "20"]),
+        (not_regular(FileKind::Directory), &["a directory"]),
+        (not_regular(FileKind::Symlink), &["a symbolic link"]),
+        (not_regular(FileKind::Fifo), &["a FIFO"]),
+        (not_regular(FileKind::Other), &["a socket or device"]),
+        (ShmemError::ForeignUser { uid: 1000, expected: 0 }, &["user 1000", "user 0", "Builder::uid"]),
+        (ShmemError::Permissive { mode: 0o64, allowed: 0o6 }, &["0064", "0006", "Builder::mode"]),
+        (ShmemError::Orphaned, &["owner died", "orphan policy", "unlink"]),
+        (ShmemError::Full, &["56"]),
+        (ShmemError::Busy, &["another process", "timeout"]),
+        (ShmemError::NoSpace { asked: 4711 }, &["4711 bytes", "/dev/shm"]),
+        (ShmemError::Unsealed, &["sealed", "Builder::memfd"]),
+        (ShmemError::WrongSort, &["memfd", "descriptor"]),
+        (ShmemError::Os { call: "flock", errno: Errno::NOLCK }, &["flock", "locks"]),
+    ]);
+}
+
+#[test]
+fn the_source_is_the_cause() {
+    let source = |error: ShmemError| error.source().map(ToString::to_string);
+    for (error, cause) in [
+        (ShmemError::Name(NameError::Dots), NameError::Dots.to_string()),
+        (ShmemError::Size(SizeError::Zero), SizeError::Zero.to_string()),
+        (ShmemError::Header(HeaderError::Endianness), HeaderError::Endianness.to_string()),
+        (ShmemError::Box(BoxError::Forked), BoxError::Forked.to_string()),
+        (ShmemError::Own(OwnError::Retired), OwnError::Retired.to_string()),
+        (ShmemError::Os { call: "open", errno: Errno::ACCESS }, Errno::ACCESS.to_string()),
+    ] {
+        assert_eq!(source(error), Some(cause), "{error:?}");
+        assert!(error.source().unwrap().source().is_none());
+    }
+    for error in [ShmemError::NotFound, ShmemError::Full, ShmemError::NoSpace { asked: 1 }] {
+        assert_eq!(source(error), None, "{error:?}");
+    }
+    let error: Box<dyn Error> = ShmemError::Os { call: "open", errno: Errno::ACCESS }.into();
+    assert_eq!(error.source().unwrap().downcast_ref(), Some(&Errno::ACCESS));
+}
+
+#[test]
+fn each_error_has_its_io_kind_and_comes_back() {
+    let os = |errno| ShmemError::Os { call: "open", errno };
+    for (error, kind) in [
+        (ShmemError::Name(NameError::Empty), ErrorKind::InvalidInput),
+        (ShmemError::Size(SizeError::Zero), ErrorKind::InvalidInput),
+        (ShmemError::NotFound, ErrorKind::NotFound),
+        (ShmemError::AlreadyExists, ErrorKind::AlreadyExists),
+        (ShmemError::ForeignUser { uid: 1, expected: 0 }, ErrorKind::PermissionDenied),
+        (ShmemError::Permissive { mode: 0o666, allowed: 0o600 }, ErrorKind::PermissionDenied),
+        (ShmemError::Header(HeaderError::Endianness), ErrorKind::InvalidData),
+        (ShmemError::Busy, ErrorKind::TimedOut),
+        (ShmemError::NoSpace { asked: 1 }, ErrorKind::StorageFull),
+        (ShmemError::Full, ErrorKind::Other),
+        (ShmemError::Orphaned, ErrorKind::Other),
+        (os(Errno::ACCESS), ErrorKind::PermissionDenied),
+        (os(Errno::NOMEM), ErrorKind::OutOfMemory),
+        (os(Errno::ROFS), ErrorKind::ReadOnlyFilesystem),
+        (os(Errno::NOENT), ErrorKind::NotFound),
+    ] {
+        let io: io::Error = error.into();
+        assert_eq!(io.kind(), kind, "{error:?}");
+        assert_eq!(io.to_string(), error.to_string());
+        let inner = io.into_inner().unwrap();
+        assert_eq!(*inner.downcast::<ShmemError>().unwrap(), error);
+    }
+}
