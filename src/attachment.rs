@@ -21,9 +21,9 @@
 //! by the one who made its count 1, before a handle exists, and taken out by the last handle.
 #![allow(unsafe_code)]
 
-use crate::header::SegmentId;
+use crate::header::Header;
 use crate::lifecycle::{Departure, Link, Member};
-use crate::membership::{Event, Refusal, Slot, UnlinkPolicy};
+use crate::membership::{Event, Refusal, Slot};
 use crate::region::Region;
 use crate::sys::shm::Mapping;
 use crate::tenancy::Tenancy;
@@ -64,15 +64,28 @@ struct Record {
 #[derive(Debug)]
 pub(crate) struct Attached {
     pub(crate) region: Region,
-    pub(crate) id: SegmentId,
+    /// As it was when the segment was opened; its fixed fields are so still.
+    pub(crate) header: Header,
+    pub(crate) origin: Origin,
     /// `None` for a memfd.
     pub(crate) link: Option<Link>,
     pub(crate) own: Tenancy,
     /// `None` if read-only: then no word of the segment is ever written.
-    pub(crate) seat: Option<Seat>,
-    pub(crate) unlink_policy: UnlinkPolicy,
+    seat: Option<Seat>,
     /// The bit has been given back already.
-    pub(crate) has_left: AtomicBool,
+    has_left: AtomicBool,
+}
+
+/// How a handle came to its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// It created it: the payload is zeros until this process writes something else.
+    Created,
+    /// It attached to one that others use, or that was leaked.
+    Attached,
+    /// It took the place of an owner that died: the payload is as that one left it.
+    Adopted,
 }
 
 /// A place in the segment's table of slots.
@@ -84,6 +97,17 @@ pub(crate) struct Seat {
 }
 
 impl Attached {
+    pub(crate) const fn new(
+        header: Header,
+        origin: Origin,
+        region: Region,
+        link: Option<Link>,
+        own: Tenancy,
+        seat: Option<Seat>,
+    ) -> Self {
+        Self { region, header, origin, link, own, seat, has_left: AtomicBool::new(false) }
+    }
+
     fn member(&self) -> Member<'_> {
         Member { header: self.region.header(), link: self.link.as_ref(), own: self.own }
     }
@@ -105,7 +129,7 @@ impl Attached {
 
     /// Leaves as the segment's policy has it.
     pub(crate) fn leave_by_policy(&self) -> bool {
-        self.leave(Departure::Detach(self.unlink_policy))
+        self.leave(Departure::Detach(self.header.unlink_policy()))
     }
 
     /// Makes this attachment the owner.

@@ -32,6 +32,7 @@ impl ShmemConf {
     /// - `T` makes sense in other processes: it has no pointers or references, its layout is the same in all of
     ///   them (`repr(C)`), and it may be dropped in any of them.
     /// - In a child after `fork`, an inherited box is not used while the parent may use it.
+    /// - A type with a destructor: no read-only attachment looks at the value while the last box is dropped.
     ///
     /// # Panics
     /// If [`try_boxed`](Self::try_boxed) would give an error, with its message. The handle is dropped.
@@ -68,6 +69,9 @@ impl ShmemConf {
     /// - [`BoxError::Mismatch`]: it holds a value of another size or alignment.
     /// - [`BoxError::ReadOnly`], [`BoxError::Forked`], [`BoxError::Damaged`].
     ///
+    /// The handle is dropped then, which unlinks the segment if it owns it. If another release of a program may have
+    /// left something in the segment, look at its [`payload`](Self::payload) first.
+    ///
     /// # Safety
     /// As [`boxed`](Self::boxed).
     pub unsafe fn try_boxed<T>(self) -> Result<ShmemBox<T>, BoxError> {
@@ -90,8 +94,10 @@ impl ShmemConf {
     /// As [`try_boxed`](Self::try_boxed), without `ReadOnly`.
     ///
     /// # Safety
-    /// As [`boxed`](Self::boxed); and if the segment is attached read-only, `T` has no interior mutability: a
-    /// write through a shared reference, and also some atomic loads, would be a `SIGSEGV`.
+    /// As [`boxed`](Self::boxed). And if the segment is attached read-only, nothing is written through the
+    /// reference: atomics of at most the size of a pointer may be loaded, with `Ordering::Relaxed`, and other types
+    /// with interior mutability are not used. Nor is the value destroyed meanwhile, which a read-only attachment
+    /// does not prevent.
     ///
     /// # Examples
     /// ```

@@ -65,8 +65,11 @@ pub enum ShmemError {
     /// The descriptor received is not of a memfd sealed against shrinking, so that its sender could take the
     /// memory away.
     Unsealed,
-    /// The segment is of the other sort: a memfd under a name, or a named segment handed over as a descriptor.
+    /// The file is a memfd segment's that has been given a name.
     WrongSort,
+    /// `/dev/shm` is on a file system, such as overlayfs or NFS, where locks do not last as long as mappings do, so
+    /// that nobody could tell the living from the dead.
+    FileSystem,
     /// A system call failed.
     Os {
         /// The system call.
@@ -297,10 +300,24 @@ impl fmt::Display for ShmemError {
                  memory away; make it with Builder::memfd",
             ),
             Self::WrongSort => f.write_str(
-                "a memfd segment has no name and a named one is not passed as a descriptor; attach to it the \
-                 other way",
+                "this is a memfd segment's file under a name; remove it, and attach by the memfd's descriptor",
             ),
-            Self::Os { call, errno } => write!(f, "the system call {call} failed: {errno}"),
+            Self::FileSystem => f.write_str(
+                "the file system of /dev/shm does not keep locks as long as mappings; mount a tmpfs there, or use \
+                 Builder::memfd",
+            ),
+            Self::Os { call, errno } => {
+                write!(f, "the system call {call} failed: {errno}")?;
+                f.write_str(match errno {
+                    Errno::ACCESS | Errno::PERM => {
+                        "; run as the segment's user, or let its creator widen Builder::mode, or attach read-only"
+                    }
+                    Errno::MFILE | Errno::NFILE => "; raise the limit of open files, or close some",
+                    Errno::ROFS | Errno::NOENT => "; see that /dev/shm is mounted and may be written to",
+                    Errno::FBIG => "; raise the limit of file sizes, or ask for less",
+                    _ => "",
+                })
+            }
             Self::Box(error) => error.fmt(f),
             Self::Own(error) => error.fmt(f),
         }
@@ -310,11 +327,7 @@ impl fmt::Display for ShmemError {
 impl Error for ShmemError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Name(error) => Some(error),
-            Self::Size(error) => Some(error),
-            Self::Header(error) => Some(error),
-            Self::Box(error) => Some(error),
-            Self::Own(error) => Some(error),
+            // The others that hold an error say the same as that.
             #[cfg(feature = "std")]
             Self::Os { errno, .. } => Some(errno),
             _ => None,
@@ -510,6 +523,7 @@ impl From<ShmemError> for std::io::Error {
             ShmemError::ForeignUser { .. } | ShmemError::Permissive { .. } => ErrorKind::PermissionDenied,
             ShmemError::Header(_) => ErrorKind::InvalidData,
             ShmemError::Busy => ErrorKind::TimedOut,
+            ShmemError::FileSystem => ErrorKind::Unsupported,
             ShmemError::NoSpace { .. } => ErrorKind::StorageFull,
             _ => ErrorKind::Other,
         };

@@ -26,7 +26,7 @@ use crate::error::HeaderError;
 use crate::membership::{MAX_ATTACHMENTS, Membership, OrphanPolicy, Phase, Slot, UnlinkPolicy};
 use crate::tenancy::Tenancy;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 use static_assertions::const_assert_eq;
 
 /// Length of the header, in bytes; the payload begins here, and is aligned to it.
@@ -68,7 +68,7 @@ bitflags::bitflags! {
 }
 
 /// A number that tells a segment from every other one, also from a later one of the same name.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId([u64; 2]);
 
 impl SegmentId {
@@ -77,6 +77,13 @@ impl SegmentId {
     pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
         let number = u128::from_be_bytes(bytes);
         Self([(number >> 64) as u64, number as u64])
+    }
+
+    /// The number as bytes, in the order in which they are displayed.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        let Self([high, low]) = self;
+        ((high as u128) << 64 | low as u128).to_be_bytes()
     }
 }
 
@@ -428,7 +435,7 @@ impl SharedHeader {
     // else: what a process did before it attached, left or swept is seen by whoever sees that it did.
 
     pub(crate) fn membership(&self) -> Membership {
-        Membership::from_bits(self.membership.load(Ordering::Acquire))
+        Membership::from_bits(load(&self.membership))
     }
 
     /// Puts `new` in the place of exactly `old`.
@@ -437,7 +444,7 @@ impl SharedHeader {
     }
 
     pub(crate) fn tenancy(&self, slot: Slot) -> Tenancy {
-        self.slot(slot).map_or(Tenancy::FREE, |slot| Tenancy::from_bits(slot.tenancy.load(Ordering::Acquire)))
+        self.slot(slot).map_or(Tenancy::FREE, |slot| Tenancy::from_bits(load(&slot.tenancy)))
     }
 
     /// Puts `new` in the place of exactly `old`.
@@ -446,7 +453,7 @@ impl SharedHeader {
     }
 
     pub(crate) fn generation(&self, slot: Slot) -> u64 {
-        self.slot(slot).map_or(0, |slot| slot.generation.load(Ordering::Acquire))
+        self.slot(slot).map_or(0, |slot| load(&slot.generation))
     }
 
     /// Counts one more tenant of this slot, the caller, and gives the new count.
@@ -455,7 +462,7 @@ impl SharedHeader {
     }
 
     pub(crate) fn payload(&self) -> Result<Payload, HeaderError> {
-        Payload::from_bits(self.payload.load(Ordering::Acquire))
+        Payload::from_bits(load(&self.payload))
     }
 
     /// Says what the payload is, unless that has been said.
@@ -483,6 +490,14 @@ impl SharedHeader {
     fn slot(&self, slot: Slot) -> Option<&SharedSlot> {
         self.slots.get(slot.index())
     }
+}
+
+/// An acquiring load, also from a read-only mapping: there, only a relaxed load is sure to be a mere read (and
+/// one of 64 bits only on 64-bit machines; on 32-bit x86 it is one in practice).
+fn load(word: &AtomicU64) -> u64 {
+    let bits = word.load(Ordering::Relaxed);
+    fence(Ordering::Acquire);
+    bits
 }
 
 fn replace(word: &AtomicU64, old: u64, new: u64) -> bool {

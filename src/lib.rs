@@ -9,7 +9,7 @@
     clippy::panic,
     clippy::unwrap_used
 )]
-#![cfg_attr(docsrs, feature(doc_auto_cfg))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("shmem-bind needs Linux: flock, pidfds, memfds and /dev/shm as they are there");
@@ -37,6 +37,7 @@ mod boxed;
 #[cfg(feature = "alloc")]
 mod listing;
 
+pub use attachment::Origin;
 pub use boxed::{ReadRef, ShmemBox};
 pub use error::{BoxError, Errno, FileKind, HeaderError, NameError, OwnError, ShmemError, SizeError};
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
@@ -44,4 +45,5 @@ pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
 pub use listing::segments;
 pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
 pub use open::ReservePolicy;
+pub use rustix::fd::OwnedFd;
 pub use segment::{Builder, BuilderWithSize, MemfdBuilder, ShmemConf, unlink};

@@ -21,7 +21,7 @@
 //! nobody else acts on it.
 
 use crate::header::{Counter, SharedHeader};
-use crate::membership::{Event, Membership, OrphanPolicy, Phase, Refusal, Slot, Step, UnlinkPolicy};
+use crate::membership::{Event, Membership, Phase, Refusal, Slot, Step, UnlinkPolicy};
 use crate::name::Name;
 use crate::sys::shm::{self, Inode};
 use crate::tenancy::Tenancy;
@@ -42,6 +42,11 @@ impl Link {
     pub(crate) fn is_intact(&self) -> Result<bool, Errno> {
         let status = shm::status_at(self.name.path())?;
         Ok(status.is_some_and(|status| status.inode == self.inode))
+    }
+
+    /// Whether this process has the right to remove the name.
+    pub(crate) fn may_unlink(&self) -> Result<(), Errno> {
+        shm::may_unlink(self.name.path())
     }
 
     /// Removes the name if it still leads to the file.
@@ -106,38 +111,46 @@ impl Member<'_> {
         let _: bool = self.header.replace_tenancy(slot, self.own, Tenancy::FREE);
     }
 
-    /// Attaches with a slot taken before.
-    pub(crate) fn join(&self, slot: Slot, policy: OrphanPolicy) -> Result<Step, Refusal> {
-        let was_orphan = self.header.membership().is_orphan();
-        let step = self.step(Event::Join(slot, policy))?;
-        if was_orphan && step.word.phase() == Ok(Phase::Live) && step.word.owner_slot() == Some(slot) {
-            self.header.count(Counter::Adopted);
-        }
-        Ok(step)
-    }
-
     /// Leaves; the slot stays taken, so that the name can be removed and the value destroyed before
     /// [`free_tenancy`](Self::free_tenancy). Gives whether the value is the caller's to destroy.
+    ///
+    /// A process that may not remove the name (it has given up the rights that it created the segment with, say)
+    /// leaves an orphan instead of a segment that nobody may open any more.
     pub(crate) fn leave(&self, slot: Slot, departure: Departure) -> bool {
-        let event = match departure {
+        let mut event = match departure {
             Departure::Leak => Event::Leak(slot),
-            Departure::Detach(policy) => {
-                let word = self.header.membership();
+            Departure::Detach(policy) => Event::Detach(slot, policy),
+        };
+        let mut swept = false;
+        for _ in 0..CONTENTION_LIMIT {
+            let word = self.header.membership();
+            if let (Event::Detach(_, policy), false) = (event, swept) {
                 if the_dead_matter(word, slot, policy) {
                     self.sweep_dead();
+                    swept = true;
+                    continue;
                 }
-                Event::Detach(slot, policy)
             }
-        };
-        let Ok(step) = self.step(event) else {
-            // The words are damaged: there is nothing to leave.
-            return false;
-        };
-        if step.unlink {
-            // Want of permission has been counted: the name stays, and whoever may remove it does when it meets it.
-            let _: Result<(), Errno> = self.unlink_counted();
+            let Ok(step) = word.step(event) else {
+                // The words are damaged: there is nothing to leave.
+                return false;
+            };
+            if step.unlink && self.link.is_some_and(|link| link.may_unlink().is_err()) {
+                self.header.count(Counter::UnlinkFailures);
+                event = Event::Sweep(slot);
+                continue;
+            }
+            if !self.header.replace_membership(word, step.word) {
+                continue;
+            }
+            if step.unlink {
+                // If that fails all the same, it has been counted, and the name is for the next one to remove who
+                // meets it and may.
+                let _: Result<(), Errno> = self.unlink_counted();
+            }
+            return step.last;
         }
-        step.last
+        false
     }
 
     /// Under the exclusive lock: nobody at all is attached, so whoever is registered is dead.

@@ -23,6 +23,7 @@
 //! | [`Form`](Event::Form)(s) | Forming | Live, attached {s}, owner s | |
 //! | [`Vacate`](Event::Vacate) | Live | Live, attached {}, an owning slot becomes ORPHAN | frees all tenancies |
 //! | [`Join`](Event::Join)(s) | Live | + s; by the [`OrphanPolicy`] an orphan is adopted, refused, or (nobody attached) Retired, unlinker s | if Retired: unlinks |
+//! | [`JoinAside`](Event::JoinAside)(s) | Live | + s | |
 //! | [`Detach`](Event::Detach)(s) | Live | − s, an owner's place becomes NONE; or by the [`UnlinkPolicy`] Retired, unlinker s | if Retired: unlinks; if last: destructor |
 //! | [`Detach`](Event::Detach)(s) | Retired | − s | if last: destructor |
 //! | [`Leak`](Event::Leak)(s) | Live, Retired | − s; an owner's place becomes NONE | |
@@ -50,6 +51,7 @@ const PHASE_SHIFT: u32 = 62;
 
 /// When the name of a segment goes away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum UnlinkPolicy {
     /// When the owner drops its handle, whoever else is attached. They go on with the unnamed segment.
     #[default]
@@ -62,6 +64,7 @@ pub enum UnlinkPolicy {
 
 /// What the next opener does with a segment whose owner died.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum OrphanPolicy {
     /// It becomes the owner; the data stays.
     #[default]
@@ -123,8 +126,10 @@ pub(crate) enum Event {
     Form(Slot),
     /// A process holds the exclusive lock, so the kernel says that nobody is attached.
     Vacate,
-    /// The holder of this tenancy attaches.
+    /// The holder of this tenancy opens the segment.
     Join(Slot, OrphanPolicy),
+    /// The holder of this tenancy attaches, and leaves an orphan to somebody else to adopt.
+    JoinAside(Slot),
     /// The tenant leaves.
     Detach(Slot, UnlinkPolicy),
     /// The tenant leaves and wants the name to stay.
@@ -256,10 +261,15 @@ impl Membership {
                 quiet(Self::compose(Phase::Live, owner, 0))
             }
 
+            (Event::Join(slot, _) | Event::JoinAside(slot), Phase::Live) if self.is_attached(slot) => {
+                Err(Refusal::Attached(true))
+            }
+
+            (Event::JoinAside(slot), Phase::Live) => {
+                quiet(Self::compose(Phase::Live, self.owner(), self.attached() | slot.bit()))
+            }
+
             (Event::Join(slot, policy), Phase::Live) => {
-                if self.is_attached(slot) {
-                    return Err(Refusal::Attached(true));
-                }
                 let joined = self.attached() | slot.bit();
                 match policy {
                     _ if !self.is_orphan() => quiet(Self::compose(Phase::Live, self.owner(), joined)),
@@ -374,6 +384,7 @@ mod tests {
             events.extend([
                 Event::Form(slot),
                 Event::Join(slot, orphan),
+                Event::JoinAside(slot),
                 Event::Detach(slot, unlink),
                 Event::Leak(slot),
                 Event::Own(slot),

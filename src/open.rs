@@ -13,33 +13,35 @@
 //! - No upgrade from shared to exclusive: failing, it loses the lock. Every attempt starts with a new
 //!   descriptor.
 //!
-//! Nothing here sleeps in the kernel: an attempt that meets somebody else at work ends with [`Again`], and the
+//! Nothing here waits for a lock: an attempt that meets somebody else at work ends with [`Again`], and the
 //! request's deadline says how often it is made.
+//!
+//! A reader takes no lock. It needs none, for a segment that is live never becomes Forming again, which is when
+//! memory is taken away; and with one it would keep others from learning that all who count are dead.
 //!
 //! A memfd has no name, and whoever receives its descriptor shares the sender's file description, on which
 //! `flock` would change the sender's lock. So a memfd is never locked; tenancies alone decide who is dead.
 //!
 //! [`Again`]: Attempt::Again
 
-use crate::attachment::{Attached, Attachment, Seat, Vacancy};
+use crate::attachment::{Attached, Attachment, Origin, Seat, Vacancy};
 use crate::error::{FileKind, HeaderError, NameError, ShmemError, SizeError};
-use crate::header::{Header, PREFIX_LEN, SegmentId};
+use crate::header::{Counter, Header, PREFIX_LEN, SegmentId};
 use crate::lifecycle::{Link, Member};
-use crate::membership::{Event, OrphanPolicy, Phase, Refusal, UnlinkPolicy};
+use crate::membership::{Event, OrphanPolicy, Phase, Refusal, Slot, UnlinkPolicy};
 use crate::name::Name;
 use crate::region::Region;
 use crate::sys::clock::Deadline;
 use crate::sys::process;
 use crate::sys::shm::{self, Access, Status};
 use crate::tenancy::Tenancy;
-use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Whether the memory of a new segment is reserved when it is created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ReservePolicy {
     /// All at once (`fallocate`): want of memory is an error of opening, not a `SIGBUS` later.
     #[default]
@@ -136,9 +138,7 @@ pub(crate) fn open(
 
 /// Removes the name of a segment, as an administrator; those attached go on without it.
 pub(crate) fn unlink(name: Name) -> Result<(), ShmemError> {
-    // Whoever may unlink the file need not have made it.
-    let options = Options { mode: 0o777, ..Options::DEFAULT };
-    let request = Request { name, intent: Intent::Unlink, options };
+    let request = Request { name, intent: Intent::Unlink, options: Options::DEFAULT };
     request.until_done(reserve_record()?.own()).map(|_| ())
 }
 
@@ -203,12 +203,16 @@ impl Request {
     }
 
     fn attempt(&self, own: Tenancy) -> Result<Attempt, ShmemError> {
+        if self.intent == Intent::Read {
+            return self.read(&self.open_file()?, own);
+        }
+        if !shm::mappings_keep_locks() {
+            return Err(ShmemError::FileSystem);
+        }
         let fd = self.open_file()?;
-        // A reader could not do what the exclusive lock obliges to.
-        let exclusive = self.intent != Intent::Read && os("flock", shm::try_lock_exclusive(&fd))?;
-        let status = os("fstat", shm::status(&fd))?;
-        self.check_file(&status)?;
-        if exclusive { self.exclusive(&fd, &status, own) } else { self.shared(&fd, &status, own) }
+        let exclusive = os("flock", shm::try_lock_exclusive(&fd))?;
+        let status = self.checked_status(&fd)?;
+        if exclusive { self.exclusive(&fd, &status, own) } else { self.shared(&fd, own) }
     }
 
     fn open_file(&self) -> Result<OwnedFd, ShmemError> {
@@ -216,7 +220,7 @@ impl Request {
         let irregular = |found| Err(ShmemError::NotRegular { found });
         match shm::open(self.name.path(), self.intent.access(), create) {
             Ok(fd) => Ok(fd),
-            // With O_CREAT it is the directory that does not exist.
+            // With O_CREAT, ENOENT says that the directory does not exist.
             Err(Errno::NOENT) if create.is_none() => Err(ShmemError::NotFound),
             Err(Errno::LOOP) => irregular(FileKind::Symlink),
             Err(Errno::ISDIR) => irregular(FileKind::Directory),
@@ -226,14 +230,15 @@ impl Request {
         }
     }
 
-    /// Refuses what has been planted under the name.
-    fn check_file(&self, status: &Status) -> Result<(), ShmemError> {
+    /// What the file is; refuses what has been planted under the name.
+    fn checked_status(&self, fd: &OwnedFd) -> Result<Status, ShmemError> {
+        let status = os("fstat", shm::status(fd))?;
         if let Some(found) = status.irregular {
             return Err(ShmemError::NotRegular { found });
         }
         // Whom an administrator's segment belongs to is for the directory's permissions to say.
         if self.intent == Intent::Unlink {
-            return Ok(());
+            return Ok(status);
         }
         let own = process::effective_uid();
         if status.uid != own && Some(status.uid) != self.options.uid {
@@ -243,7 +248,7 @@ impl Request {
         if status.mode & !self.options.mode & 0o777 != 0 {
             return Err(ShmemError::Permissive { mode: status.mode, allowed: self.options.mode });
         }
-        Ok(())
+        Ok(status)
     }
 
     fn link(&self, status: &Status) -> Link {
@@ -286,30 +291,36 @@ impl Request {
     }
 
     /// Somebody else has the file locked.
-    fn shared(&self, fd: &OwnedFd, status: &Status, own: Tenancy) -> Result<Attempt, ShmemError> {
-        // This look is without a lock. A creator's first write may show in part for an instant: look twice
-        // before calling it damaged.
-        let header = match read_header(fd).or_else(|_| read_header(fd))? {
-            Some(header) => header,
-            None if self.intent == Intent::Read => return Err(ShmemError::NotFound),
-            None => return AGAIN,
-        };
+    fn shared(&self, fd: &OwnedFd, own: Tenancy) -> Result<Attempt, ShmemError> {
+        let Some(header) = read_header_unlocked(fd)? else { return AGAIN };
         match header.phase() {
             _ if header.is_memfd() => return Err(ShmemError::WrongSort),
-            Some(Phase::Forming | Phase::Retired) if self.intent == Intent::Read => {
-                return Err(ShmemError::NotFound);
-            }
             Some(Phase::Forming) | None => return AGAIN,
             Some(Phase::Live | Phase::Retired) => {}
         }
-        let link = self.link(status);
+        // Only now: before, the segment may not have had its length.
+        let status = self.checked_status(fd)?;
+        let link = self.link(&status);
         if !os("flock", shm::try_lock_shared(fd))? || !is_intact(&link)? {
             return AGAIN;
         }
-        // `status` may be from before the segment had its length.
-        let status = os("fstat", shm::status(fd))?;
-        let region = map(fd, &header, &status, self.intent.access())?;
+        let region = map(fd, &header, &status, Access::ReadWrite)?;
         Joining { intent: self.intent, header, region, link: Some(link), own }.attach()
+    }
+
+    /// Attaches without a lock, in order never to write.
+    fn read(&self, fd: &OwnedFd, own: Tenancy) -> Result<Attempt, ShmemError> {
+        self.checked_status(fd)?;
+        let header = read_header_unlocked(fd)?.ok_or(ShmemError::NotFound)?;
+        if header.is_memfd() {
+            return Err(ShmemError::WrongSort);
+        }
+        if !header.is_live() {
+            return Err(ShmemError::NotFound);
+        }
+        let status = self.checked_status(fd)?;
+        let region = map(fd, &header, &status, Access::ReadOnly)?;
+        Joining { intent: self.intent, header, region, link: Some(self.link(&status)), own }.attach()
     }
 
     /// Makes a new segment of a file that has none, or half a one by a creator that died.
@@ -327,8 +338,9 @@ impl Request {
             return Err(ShmemError::NotFound);
         };
         self.form_with(payload_len, fd, status, link, own).inspect_err(|_| {
-            // The caller gets the error that led here; an unfinished file would do no harm.
-            let _: Result<(), Errno> = link.unlink();
+            // The caller gets the error that led here; an unfinished file would do no harm. If it has to stay, it
+            // need not keep memory.
+            let _: Result<(), Errno> = shm::set_len(fd, 0).and_then(|()| link.unlink());
         })
     }
 
@@ -374,7 +386,9 @@ impl Joining {
         let word = member.header.membership();
         let phase = word.phase().map_err(|refusal| damaged(&member, refusal))?;
         match (phase, self.intent) {
-            (Phase::Live, Intent::Read) => return Ok(Attempt::Done(Some(self.attached(None)))),
+            (Phase::Live, Intent::Read) => {
+                return Ok(Attempt::Done(Some(self.attached(None, Origin::Attached))));
+            }
             (Phase::Live, _) => {}
             (Phase::Forming, _) | (Phase::Retired, Intent::Read) => return Err(ShmemError::NotFound),
             (Phase::Retired, _) => {
@@ -387,20 +401,25 @@ impl Joining {
         if self.intent == Intent::Unlink {
             return retire(&member);
         }
-        let may_be_renewed = self.look_after_the_dead(&member);
-        if !may_be_renewed {
+        if !self.look_after_the_dead(&member) {
             self.check_wishes()?;
         } else if self.intent.creates().is_none() {
-            return Err(ShmemError::Orphaned);
+            // What is to be made anew does not count as there.
+            return Err(ShmemError::NotFound);
         } else {
             may_unlink(&member)?;
         }
         let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
         // Killed from here on: a sweep finds the tenancy.
         let generation = member.header.next_generation(slot);
-        let step = match member.join(slot, self.header.orphan_policy()) {
+        let step = match member.step(self.joining_event(slot)) {
             Ok(step) if !step.unlink => {
-                return Ok(Attempt::Done(Some(self.attached(Some(Seat { slot, generation })))));
+                let origin =
+                    if step.word.owner_slot() == Some(slot) { Origin::Adopted } else { Origin::Attached };
+                if origin == Origin::Adopted {
+                    member.header.count(Counter::Adopted);
+                }
+                return Ok(Attempt::Done(Some(self.attached(Some(Seat { slot, generation }), origin))));
             }
             other => other,
         };
@@ -413,6 +432,17 @@ impl Joining {
         };
         member.free_tenancy(slot);
         result
+    }
+
+    /// Who only attaches does not take an orphan from the one who will open it: its leaving would unlink it. A
+    /// memfd has no other way of being opened.
+    fn joining_event(&self, slot: Slot) -> Event {
+        match self.header.orphan_policy() {
+            OrphanPolicy::Adopt if self.intent == Intent::Attach && self.link.is_some() => {
+                Event::JoinAside(slot)
+            }
+            policy => Event::Join(slot, policy),
+        }
     }
 
     /// Sweeps the owner if it is dead, so that this opener is the next one to find an orphan; and gives
@@ -442,14 +472,14 @@ impl Joining {
         }
     }
 
-    fn attached(self, seat: Option<Seat>) -> Attached {
-        attached(&self.header, self.region, self.link, self.own, seat)
+    fn attached(self, seat: Option<Seat>, origin: Origin) -> Attached {
+        Attached::new(self.header, origin, self.region, self.link, self.own, seat)
     }
 }
 
 /// Whether this process may take the name away: a segment that has been retired stays so, if it may not.
 fn may_unlink(member: &Member<'_>) -> Result<(), ShmemError> {
-    member.link.map_or(Ok(()), |link| os("unlink", shm::may_unlink(link.name.path())))
+    member.link.map_or(Ok(()), |link| os("unlink", link.may_unlink()))
 }
 
 /// An administrator's way to take the name of a Live segment away.
@@ -466,9 +496,7 @@ fn retire(member: &Member<'_>) -> Result<Attempt, ShmemError> {
 }
 
 fn new_header(payload_len: u64, options: &Options, memfd: bool) -> Result<Header, ShmemError> {
-    let mut id = [0; 16];
-    os("getrandom", getrandom(&mut id, GetRandomFlags::empty()))?;
-    let id = SegmentId::from_bytes(id);
+    let id = SegmentId::from_bytes(os("getrandom", shm::random())?);
     Ok(Header::new(payload_len, id, options.unlink, options.orphan, memfd))
 }
 
@@ -507,25 +535,7 @@ fn go_live(
 ) -> Result<Attached, ShmemError> {
     let member = Member { header: region.header(), link: link.as_ref(), own };
     member.step(Event::Form(seat.slot)).map_err(|refusal| damaged(&member, refusal))?;
-    Ok(attached(header, region, link, own, Some(seat)))
-}
-
-fn attached(
-    header: &Header,
-    region: Region,
-    link: Option<Link>,
-    own: Tenancy,
-    seat: Option<Seat>,
-) -> Attached {
-    Attached {
-        region,
-        id: header.segment_id(),
-        link,
-        own,
-        seat,
-        unlink_policy: header.unlink_policy(),
-        has_left: AtomicBool::new(false),
-    }
+    Ok(Attached::new(*header, Origin::Created, region, link, own, Some(seat)))
 }
 
 /// The header of a file; `None` if the file is empty.
@@ -536,6 +546,12 @@ fn read_header(fd: &OwnedFd) -> Result<Option<Header>, ShmemError> {
         return Ok(None);
     }
     Ok(Some(Header::parse(bytes)?))
+}
+
+/// The same without a lock: a creator's first write may show in part for an instant, so it looks twice before
+/// calling the header damaged.
+fn read_header_unlocked(fd: &OwnedFd) -> Result<Option<Header>, ShmemError> {
+    read_header(fd).or_else(|_| read_header(fd))
 }
 
 fn map(fd: &OwnedFd, header: &Header, status: &Status, access: Access) -> Result<Region, ShmemError> {

@@ -3,9 +3,9 @@
 //! What a user says to get at a segment, and the handle that comes of it. A [`ShmemConf`] is one attachment:
 //! it counts in the header until it, or the box made of it, is dropped.
 
-use crate::attachment::{Attached, Attachment};
-use crate::error::{NameError, OwnError, ShmemError, SizeError};
-use crate::header::{MAX_PAYLOAD, SegmentId, Statistics};
+use crate::attachment::{Attached, Attachment, Origin};
+use crate::error::{HeaderError, NameError, OwnError, ShmemError, SizeError};
+use crate::header::{MAX_PAYLOAD, Payload, SegmentId, Statistics};
 use crate::lifecycle::Departure;
 use crate::membership::{OrphanPolicy, Phase, Refusal, UnlinkPolicy};
 use crate::name::Name;
@@ -103,7 +103,10 @@ macro_rules! setters {
         setters!(policies);
 
         /// The permission bits of a segment created by this builder, whatever the umask; and the widest ones
-        /// accepted of an existing segment. By default `0o600`; of other bits than `0o777` none count.
+        /// accepted of an existing segment, so all who use it say the same. By default `0o600`; of other bits than
+        /// `0o777` none count.
+        ///
+        /// While it is being created, and if its creator is killed just then, the umask does narrow them.
         pub fn mode(mut self, mode: u32) -> Self {
             self.options.mode = mode & 0o777;
             self
@@ -117,7 +120,8 @@ macro_rules! setters {
         }
 
         /// How long to wait for another process that is just creating or unlinking the segment, before giving
-        /// up with [`ShmemError::Busy`]. By default 5 seconds; there is nothing else that opening waits for.
+        /// up with [`ShmemError::Busy`]. By default 5 seconds; a peer that reserves many GiB may take longer. There is
+        /// nothing else that opening waits for.
         pub fn timeout(mut self, timeout: Duration) -> Self {
             self.options.timeout = timeout;
             self
@@ -125,14 +129,19 @@ macro_rules! setters {
 
         /// Attaches to the segment of this name, which must exist. Its size comes from its header.
         ///
+        /// If its owner died, it stays without one: to become the owner in its place is for a process that could
+        /// have created the segment, by `open`, or for [`ShmemBox::own`](crate::ShmemBox::own).
+        ///
         /// # Errors
-        /// - [`ShmemError::NotFound`]: no segment has this name, or its owner has just unlinked it.
+        /// - [`ShmemError::NotFound`]: no segment has this name, or its owner has just unlinked it, or it is an
+        ///   orphan that is to be [made anew](OrphanPolicy::Recreate).
         /// - [`ShmemError::Header`]: it is not a segment of this format; the variant says which field differs.
         /// - [`ShmemError::NotRegular`], [`ForeignUser`](ShmemError::ForeignUser),
         ///   [`Permissive`](ShmemError::Permissive): the name has been squatted, or the builder was not told.
         /// - [`ShmemError::Orphaned`]: its owner died, and by its policy nobody may take over.
         /// - [`ShmemError::Full`]: all attachments are taken by live processes.
         /// - [`ShmemError::Busy`]: somebody kept it locked until the [timeout](Self::timeout).
+        /// - [`ShmemError::FileSystem`]: `/dev/shm` is on a file system whose locks cannot be relied upon.
         /// - [`ShmemError::Name`], [`ShmemError::Os`].
         ///
         /// # References
@@ -143,10 +152,11 @@ macro_rules! setters {
         }
 
         /// Attaches to the segment of this name without ever writing to it: for observers without write
-        /// permission. It takes no slot, counts nowhere, and can neither own nor unlink.
+        /// permission. It takes no slot and no lock, counts nowhere, and can neither own nor unlink; so the value may be
+        /// destroyed while it is looked at.
         ///
         /// # Errors
-        /// As [`attach`](Self::attach), without `Orphaned` and `Full`.
+        /// As [`attach`](Self::attach), without `Orphaned`, `Full`, `Busy` and `FileSystem`.
         pub fn attach_read_only(self) -> Result<ShmemConf, ShmemError> {
             open::open(self.name, Ok(Intent::Read), self.options).map(ShmemConf)
         }
@@ -245,9 +255,10 @@ impl MemfdBuilder {
     /// Attaches to the segment behind a descriptor that was received. The descriptor may be closed afterwards.
     ///
     /// # Errors
-    /// - [`ShmemError::Unsealed`]: it is no memfd, or its length is not sealed.
+    /// - [`ShmemError::Unsealed`]: it is no memfd (such as that of a named segment), or one of huge pages, or its length
+    ///   is not sealed.
     /// - [`ShmemError::NotFound`]: its owner has dropped it.
-    /// - [`ShmemError::WrongSort`], [`Header`](ShmemError::Header), [`Orphaned`](ShmemError::Orphaned),
+    /// - [`ShmemError::Header`], [`Orphaned`](ShmemError::Orphaned),
     ///   [`Full`](ShmemError::Full), [`Os`](ShmemError::Os): as for a [named segment](Builder::attach).
     pub fn attach(self, fd: &OwnedFd) -> Result<ShmemConf, ShmemError> {
         open::attach_memfd(fd, Access::ReadWrite).map(ShmemConf)
@@ -277,7 +288,9 @@ fn payload_len<N: TryInto<i128>>(size: N) -> Result<u64, SizeError> {
 /// Removes the name of a segment, whoever owns it; for administrators.
 ///
 /// Those attached go on with the unnamed segment, and the last one out destroys the value. A file that is
-/// not a segment of this crate is left alone.
+/// not a segment of this crate is left alone, also an empty one, which a creator leaves that is killed in its
+/// very first step. (Whether the name may be removed is asked by trying to remove a directory of this name:
+/// whoever replaces the segment by an empty directory meanwhile loses that.)
 ///
 /// # Errors
 /// - [`ShmemError::NotFound`]: no segment has this name.
@@ -335,7 +348,7 @@ impl ShmemConf {
     /// A random number that tells this segment from every other one, also from a later one of its name.
     #[must_use]
     pub fn segment_id(&self) -> SegmentId {
-        self.0.get().map_or(SegmentId::NIL, |attached| attached.id)
+        self.0.get().map_or(SegmentId::NIL, |attached| attached.header.segment_id())
     }
 
     /// The process that owns the segment, by its number in its own PID namespace; `None` if nobody does: it
@@ -363,6 +376,32 @@ impl ShmemConf {
             let own = attached.slot();
             own.is_some() && word.owner_slot() == own && word.phase() == Ok(Phase::Live)
         })
+    }
+
+    /// What the payload is, as the first to box it said.
+    ///
+    /// # Errors
+    /// [`HeaderError::Payload`]: the header has been damaged.
+    pub fn payload(&self) -> Result<Payload, HeaderError> {
+        self.0.get().map_or(Ok(Payload::Unset), |attached| attached.region.header().payload())
+    }
+
+    /// How this handle came to the segment: whether it has to initialise the payload, and whether an owner died.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.0.get().map_or(Origin::Attached, |attached| attached.origin)
+    }
+
+    /// When the name of the segment goes away, as its creator chose.
+    #[must_use]
+    pub fn unlink_policy(&self) -> UnlinkPolicy {
+        self.0.get().map_or_else(UnlinkPolicy::default, |attached| attached.header.unlink_policy())
+    }
+
+    /// What the next opener does if the owner has died, as the segment's creator chose.
+    #[must_use]
+    pub fn orphan_policy(&self) -> OrphanPolicy {
+        self.0.get().map_or_else(OrphanPolicy::default, |attached| attached.header.orphan_policy())
     }
 
     /// Whether the segment is open to others: it has not been unlinked.

@@ -285,6 +285,16 @@ fn a_socket_is_no_segment() {
 
 const ALL_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
+/// A memfd that is sealed, but mapped in other units than it is asked for.
+fn huge_pages() -> OwnedFd {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_HUGETLB;
+    // Where there are none, an ordinary file is as good as unsealed.
+    let Ok(fd) = memfd_create(c"planted", flags) else { return File::open("/dev/null").unwrap().into() };
+    let all = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(all)).unwrap();
+    fd
+}
+
 /// A memfd with these bytes and seals.
 fn memfd(bytes: &[u8], seals: SealFlag) -> OwnedFd {
     let fd = memfd_create(c"planted", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
@@ -329,6 +339,7 @@ fn a_descriptor_that_is_not_sealed_is_refused() {
         (memfd(&image, grow | SealFlag::F_SEAL_SEAL), "may shrink"),
         (memfd(&image, shrink | grow), "may be sealed on"),
         (memfd_create(c"planted", MFdFlags::MFD_CLOEXEC).unwrap(), "not sealable"),
+        (huge_pages(), "huge pages"),
         (nix::unistd::pipe().unwrap().0, "pipe"),
         (file.into(), "named segment"),
         (File::open("/dev/null").unwrap().into(), "device"),

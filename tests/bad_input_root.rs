@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use shmem_bind::{Builder, Errno, ReservePolicy, ShmemBox, ShmemError};
+use shmem_bind::{Builder, Errno, Origin, ReservePolicy, ShmemBox, ShmemError};
 
 /// The user `nobody`, and its group.
 const NOBODY: u32 = 65534;
@@ -26,8 +26,10 @@ alone::tests! {
     #[ignore = "needs root"] root_a_foreign_segment_is_refused_unless_named
     #[ignore = "needs root"] root_a_private_segment_is_refused_to_strangers
     #[ignore = "needs root"] root_an_unlink_without_permission_changes_nothing
+    #[ignore = "needs root"] root_an_owner_without_permission_leaves_an_orphan
+    #[ignore = "needs root"] root_an_overlay_is_refused
     ;
-    foreign_owner stranger would_be_administrator
+    foreign_owner stranger would_be_administrator powerless_owner
 }
 
 /// Puts a file system of this process's own over a directory.
@@ -215,4 +217,54 @@ fn root_an_unlink_without_permission_changes_nothing() {
     let other = Builder::new(&name).mode(0o666).attach().unwrap();
     assert_eq!((other.segment_id(), owner.attachment_count()), (owner.segment_id(), 2));
     assert!(owner.is_owner());
+}
+
+/// Opens and owns the segment, and leaves; the name is not its to remove.
+fn powerless_owner(parent: &mut Parent) {
+    become_nobody();
+    let segment = Builder::new(parent.argument(0)).mode(0o666).uid(0).with_size(8).open().unwrap();
+    segment.try_own().unwrap();
+    drop(segment);
+    parent.say(alone::DONE);
+}
+
+fn root_an_owner_without_permission_leaves_an_orphan() {
+    let name = TestName::new("powerless");
+    let mut value = unsafe { Builder::new(&name).mode(0o666).with_size(8).create().unwrap().boxed::<u64>() };
+    *value = 7;
+    let id = ShmemBox::conf(&value).segment_id();
+    ShmemBox::leak(value);
+    for times in 1..=2 {
+        let child = Child::spawn("powerless_owner", &[&name]);
+        child.expect(alone::DONE);
+        child.finish();
+        let seen = Builder::new(&name).mode(0o666).attach_read_only().unwrap();
+        assert!(seen.is_linked(), "nobody can open it any more");
+        assert_eq!((seen.owner_pid(), seen.statistics().unlink_failures), (None, times));
+    }
+    // Who may remove the name adopts the segment, and does.
+    let heir = Builder::new(&name).mode(0o666).with_size(8).open().unwrap();
+    assert_eq!((heir.segment_id(), heir.origin()), (id, Origin::Adopted));
+    assert_eq!(unsafe { *heir.boxed::<u64>() }, 7);
+    assert!(!name.exists());
+}
+
+/// There, a lock ends although the mapping goes on: a second opener would take the first one for dead.
+fn root_an_overlay_is_refused() {
+    mount_private("/mnt", "mode=755");
+    for directory in ["lower", "upper", "work"] {
+        std::fs::create_dir(format!("/mnt/{directory}")).unwrap();
+    }
+    let layers = "lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work";
+    mount(Some("overlay"), "/dev/shm", Some("overlay"), MsFlags::empty(), Some(layers)).unwrap();
+    let name = TestName::new("overlay");
+    for (way, result) in each_way(&Builder::new(&name), 8) {
+        match way {
+            Way::Open | Way::Create => {
+                refused(result, ShmemError::FileSystem, &["/dev/shm", "tmpfs"], "overlay")
+            }
+            _ => refused(result, ShmemError::NotFound, &[], "overlay"),
+        }
+    }
+    assert!(!name.exists());
 }

@@ -10,6 +10,7 @@
 mod common;
 
 use common::{Child, Parent, TestName};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, raise};
@@ -183,8 +184,9 @@ enum First {
     Opener,
     /// The observer, who leaves.
     ObserverLeaves,
-    /// A reader, whose shared lock keeps the opener after it from getting the exclusive one.
-    Reader,
+    /// Somebody whose shared lock keeps the opener after it from getting the exclusive one, as a child does that
+    /// inherited the mapping by `fork`.
+    SharedLock,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -281,7 +283,7 @@ impl Scene {
 
     fn check(&self, name: &TestName, mut observer: Option<ShmemBox<u64>>, step: usize) {
         let what = format!("{} after {:?}, killed at step {step}", self.operation, self.past);
-        let mut reader = None;
+        let mut lock = None;
         match (self.first, observer.take()) {
             (First::ObserverLeaves, Some(left)) => {
                 let conf = ShmemBox::conf(&left);
@@ -292,8 +294,9 @@ impl Scene {
                     assert_ne!(builder(name).attach().unwrap().segment_id(), id, "{what}: a name is left");
                 }
             }
-            (First::Reader, other) => {
-                reader = builder(name).attach_read_only().ok();
+            (First::SharedLock, other) => {
+                let file = File::open(name.path()).unwrap();
+                lock = Some(Flock::lock(file, FlockArg::LockShared).unwrap());
                 observer = other;
             }
             (_, other) => observer = other,
@@ -305,7 +308,7 @@ impl Scene {
             observer.as_ref().filter(|other| ShmemBox::conf(other).segment_id() == opener.segment_id());
         assert_eq!(opener.attachment_count(), 1 + u32::from(same.is_some()), "{what}");
         assert!(opener.is_linked(), "{what}");
-        drop(reader);
+        drop(lock);
         let mut value = unsafe { opener.boxed::<u64>() };
         if same.is_some() {
             assert_eq!(*value, VALUE, "{what}");
@@ -374,6 +377,6 @@ killed_everywhere! {
     sweeping: Scene::new("sweep", Past::ObservedWithDead);
     unlinking_as_administrator: Scene::new("unlink", Past::Observed);
     unlinking_before_the_observer_leaves: Scene { first: First::ObserverLeaves, ..Scene::new("unlink", Past::Observed) };
-    adopting_an_orphan_before_a_reader: Scene { first: First::Reader, ..Scene::new("open", Past::Orphaned) };
+    adopting_an_orphan_without_the_exclusive_lock: Scene { first: First::SharedLock, ..Scene::new("open", Past::Orphaned) };
     unlinking_an_orphan_as_administrator: Scene::new("unlink", Past::Orphaned);
 }

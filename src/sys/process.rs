@@ -123,8 +123,13 @@ pub(crate) fn own_namespace(own: Option<&Pidfd>) -> Option<u64> {
 /// When the process `pid` of this PID namespace started, by `/proc`, in clock ticks since boot.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let mut buffer = [0; 4096];
-    // A /proc that belongs to another namespace would tell of somebody else.
+    // A /proc that belongs to another PID namespace would tell of somebody else.
     if !shows_own_namespace(read_file(c"/proc/self/status", &mut buffer)?) {
+        return None;
+    }
+    // Start times are told by the reader's own clock, so those told in two time namespaces may differ.
+    let offsets = read_file(c"/proc/self/timens_offsets", &mut buffer);
+    if offsets.is_some_and(|offsets| offsets.iter().any(|byte| matches!(byte, b'1'..=b'9'))) {
         return None;
     }
     let mut path = [0; 32];
@@ -161,7 +166,9 @@ fn read_file<'a>(path: &core::ffi::CStr, buffer: &'a mut [u8]) -> Option<&'a [u8
 /// Whether a `/proc/self/status` is of the PID namespace of its reader: `NSpid` then has one number, the
 /// leftmost being the one in the namespace of that `/proc` and the rightmost the reader's own.
 fn shows_own_namespace(status: &[u8]) -> bool {
-    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"));
+    // Only whole lines: what was read may end in the middle of one.
+    let mut lines = status.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+    let line = lines.find_map(|line| line.strip_prefix(b"NSpid:"));
     line.is_some_and(|numbers| {
         let words = numbers.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         words.count() == 1
@@ -247,6 +254,7 @@ mod tests {
         assert!(shows_own_namespace(b"Name:\tx\nNSpid:\t42\nNSpgid:\t1\t2\n"));
         assert!(!shows_own_namespace(b"Name:\tx\nNSpid:\t42\t7\n"));
         assert!(!shows_own_namespace(b"Name:\tx\n"));
+        assert!(!shows_own_namespace(b"NSpid:\t42"), "cut off");
     }
 
     #[test]

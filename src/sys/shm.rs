@@ -16,12 +16,19 @@ use core::ptr::{self, NonNull};
 use rustix::fd::OwnedFd;
 use rustix::fs::{
     self, AtFlags, FallocateFlags, FileType, FlockOperation, MemfdFlags, Mode, OFlags, SealFlags, Stat,
+    StatFs,
 };
 use rustix::io::{self, Errno};
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 /// Bytes reserved by one `fallocate`: each call starts again when a signal arrives, so it must be short.
 const RESERVE_STEP: u64 = 16 << 20;
+
+/// `f_type` of tmpfs, which memfds are on too.
+const TMPFS_MAGIC: u32 = 0x0102_1994;
+/// `f_type` of tmpfs, ramfs, ext2 to ext4, XFS and Btrfs.
+const LOCKING_FILE_SYSTEMS: [u32; 5] = [TMPFS_MAGIC, 0x8584_58f6, 0xef53, 0x5846_5342, 0x9123_683e];
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
@@ -90,7 +97,10 @@ pub(crate) fn open(path: &CStr, access: Access, create: Option<u32>) -> Result<O
     };
     match fs::open(path, flags | OFlags::CREATE, Mode::from_raw_mode(mode)) {
         // With the sysctl fs.protected_regular, O_CREAT refuses a file of somebody else that exists.
-        Err(Errno::ACCESS) => fs::open(path, flags, Mode::empty()),
+        Err(Errno::ACCESS) => match fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => Err(Errno::ACCESS),
+            result => result,
+        },
         result => result,
     }
 }
@@ -106,8 +116,34 @@ pub(crate) fn seal(fd: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Whether the length of this file is fixed for ever; only that of a memfd can be.
+///
+/// One of huge pages does not count: it is mapped in other units than it is asked for, and a hole in it may be
+/// a `SIGBUS`.
 pub(crate) fn is_sealed(fd: &OwnedFd) -> bool {
     fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SEALS))
+        && fs::fstatfs(fd).is_ok_and(|statfs| kind(&statfs) == TMPFS_MAGIC)
+}
+
+/// Whether a lock on a segment lasts as long as a mapping of it, as it does where the mapping is of the very
+/// file that was opened. On overlayfs it is of the file below, and network file systems have locks of their own.
+pub(crate) fn mappings_keep_locks() -> bool {
+    // If there is no such directory, opening says so.
+    fs::statfs(c"/dev/shm").map_or(true, |statfs| LOCKING_FILE_SYSTEMS.contains(&kind(&statfs)))
+}
+
+/// The type of a file system.
+// The type of the field differs between architectures; the numbers are of 32 bits.
+#[allow(clippy::unnecessary_cast)]
+fn kind(statfs: &StatFs) -> u32 {
+    statfs.f_type as u32
+}
+
+/// Random bytes; waits until the kernel has some, early at boot.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Errno> {
+    let mut bytes = [0; N];
+    // Up to 256 bytes come all at once.
+    io::retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty()))?;
+    Ok(bytes)
 }
 
 pub(crate) fn status(fd: &OwnedFd) -> Result<Status, Errno> {
@@ -283,10 +319,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // Can fail only for want of memory to split a larger mapping; then the range stays mapped, and a drop has
+        // nobody to tell.
         // SAFETY: by invariant 1 the range is this mapping's alone, and nothing refers to it any more.
-        let result = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
-        // Can fail only for a range that is not mapped, against invariant 1, or for want of memory to split a
-        // larger mapping; then the range stays mapped, and a drop has nobody to tell.
-        debug_assert!(result.is_ok());
+        let _: Result<(), Errno> = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
