@@ -102,11 +102,9 @@ fn errors_of_opening_are_readable() {
 #[test]
 fn the_source_is_the_cause() {
     let source = |error: ShmemError| error.source().map(ToString::to_string);
-    for (error, cause) in [(ShmemError::Os { call: "open", errno: Errno::ACCESS }, Errno::ACCESS.to_string())]
-    {
-        assert_eq!(source(error), Some(cause), "{error:?}");
-        assert!(error.source().unwrap().source().is_none());
-    }
+    let denied = ShmemError::Os { call: "open", errno: Errno::ACCESS };
+    assert_eq!(source(denied), Some(Errno::ACCESS.to_string()));
+    assert!(denied.source().unwrap().source().is_none());
     // These say themselves what the error in them says.
     for error in [
         ShmemError::NotFound,
