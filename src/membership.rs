@@ -33,8 +33,9 @@
 //! | [`Sweep`](Event::Sweep)(s) | Retired | − s | if s was the unlinker: unlinks in its place |
 //!
 //! All other pairs are refused and change nothing. What follows, and what the tests below check for every
-//! reachable word: the owner of a Live segment is attached, the unlinker of a Retired one is not; at most one event retires a segment; at most one event tells
-//! a caller that it was the last one out; ORPHAN comes only from a death.
+//! reachable word: the owner of a Live segment is attached, the unlinker of a Retired one is not; at most one
+//! event retires a segment; at most one event tells a caller that it was the last one out; ORPHAN comes only
+//! from a death, or from an owner that leaves without the right to unlink and so is swept as if it had died.
 
 /// Number of attachments that one segment can have at a time.
 pub const MAX_ATTACHMENTS: u32 = 56;

@@ -303,6 +303,7 @@ fn read_only_handles_are_not_boxed() {
     assert!(ShmemBox::conf(&value).is_owner());
 }
 
+#[cfg(feature = "alloc")]
 #[test]
 fn segments_are_listed_as_long_as_they_have_names() {
     let names = ["listed-b", "listed-a"].map(TestName::new);
