@@ -24,6 +24,7 @@ extern crate std;
 // In layers: a module uses only those above it.
 mod membership;
 mod error;
+mod shareable;
 mod name;
 mod sys;
 mod tenancy;
@@ -47,3 +48,4 @@ pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
 pub use open::ReservePolicy;
 pub use rustix::fd::OwnedFd;
 pub use segment::{Builder, BuilderWithSize, MemfdBuilder, ShmemConf, unlink};
+pub use shareable::{Shareable, TagMismatch, TypeTag};
