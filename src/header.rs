@@ -47,8 +47,10 @@ const LAYOUT: u64 = (MAX_ATTACHMENTS as u64) << 16 | (SLOT_LEN as u64) << 24 | (
 const SLOT_LEN: usize = size_of::<SharedSlot>();
 const SLOTS_OFFSET: usize = offset_of!(SharedHeader, slots);
 
-/// Longest payload, in bytes: a mapping must fit in half of the address space.
+/// Longest payload that a process can map, in bytes: a mapping must fit in half of the address space.
 pub(crate) const MAX_PAYLOAD: u64 = (isize::MAX as u64) - (HEADER_LEN as u64) * 2;
+/// The same for any process: what a 32-bit one cannot map is no damage.
+const MAX_PAYLOAD_OF_ANY: u64 = (i64::MAX as u64) - (HEADER_LEN as u64) * 2;
 
 bitflags::bitflags! {
     /// The sort of a segment and its creator's policies.
@@ -233,7 +235,7 @@ impl Header {
         let total = word(offset_of!(SharedHeader, total_len))?;
         let payload_len = word(offset_of!(SharedHeader, payload_len))?;
         if payload_len == 0
-            || payload_len > MAX_PAYLOAD
+            || payload_len > MAX_PAYLOAD_OF_ANY
             || payload_len.checked_add(HEADER_LEN as u64) != Some(total)
         {
             return Err(HeaderError::Length { total, payload: payload_len });
@@ -303,7 +305,7 @@ impl Header {
     /// Length of the whole segment, in bytes.
     #[must_use]
     pub const fn total_len(&self) -> u64 {
-        // Does not saturate: `payload_len` is at most `MAX_PAYLOAD`.
+        // Does not saturate: `payload_len` is at most `MAX_PAYLOAD_OF_ANY`.
         self.payload_len.saturating_add(HEADER_LEN as u64)
     }
 

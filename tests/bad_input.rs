@@ -159,10 +159,14 @@ fn more_than_dev_shm_holds_is_refused_at_once() {
         return; // No limit, nothing to exceed.
     }
     alone::end_before_memory_does();
-    let page = capacity.fragment_size();
-    let asked = capacity.blocks() * page + page;
+    // The types of these differ between architectures.
+    #[allow(clippy::unnecessary_cast)]
+    let page = capacity.fragment_size() as u64;
+    #[allow(clippy::unnecessary_cast)]
+    let asked = capacity.blocks() as u64 * page + page;
     let unchanged = Unchanged::snapshot();
-    let free = || statvfs("/dev/shm").unwrap().blocks_available() * page;
+    #[allow(clippy::unnecessary_cast)]
+    let free = || statvfs("/dev/shm").unwrap().blocks_available() as u64 * page;
     let before = free();
     for way in [Way::Open, Way::Create] {
         let keywords = [&*asked.to_string(), "/dev/shm"];

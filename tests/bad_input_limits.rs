@@ -7,7 +7,7 @@ mod common;
 
 use alone::{Unchanged, Way, refused};
 use common::{Child, Parent, TestName};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use shmem_bind::{
     Builder, Errno, MAX_ATTACHMENTS, ReservePolicy, ShmemConf, ShmemError, SizeError, UnlinkPolicy,
@@ -29,12 +29,12 @@ alone::tests! {
 /// Lowers a limit of this process until dropped.
 struct Lowered {
     resource: Resource,
-    soft: u64,
-    hard: u64,
+    soft: rlim_t,
+    hard: rlim_t,
 }
 
 impl Lowered {
-    fn to(resource: Resource, limit: u64) -> Self {
+    fn to(resource: Resource, limit: rlim_t) -> Self {
         let (soft, hard) = getrlimit(resource).unwrap();
         setrlimit(resource, limit, hard).unwrap();
         Self { resource, soft, hard }
@@ -42,7 +42,7 @@ impl Lowered {
 
     /// Leaves so many descriptors to be opened.
     fn spare_descriptors(spare: usize) -> Self {
-        let used: Vec<u64> = fs::read_dir("/proc/self/fd")
+        let used: Vec<rlim_t> = fs::read_dir("/proc/self/fd")
             .unwrap()
             .map(|entry| entry.unwrap().path())
             // The descriptor that this listing uses is none that exists.
@@ -161,7 +161,7 @@ fn without_addresses_there_is_no_segment() {
     // Left behind by its creator, so that the next opener has the exclusive lock.
     lazy(&existing).unlink_policy(UnlinkPolicy::LastDetach).create().unwrap().leak();
     let unchanged = Unchanged::snapshot();
-    let lowered = Lowered::to(Resource::RLIMIT_AS, mapped() + GIB / 8);
+    let lowered = Lowered::to(Resource::RLIMIT_AS, rlim_t::try_from(mapped() + GIB / 8).unwrap());
     let results = [
         lazy(&name).create(),
         lazy(&name).open(),

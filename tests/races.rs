@@ -8,7 +8,7 @@
 mod common;
 
 use common::{Child, Parent, TestName, path_of};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::signal::{self, SigHandler, Signal};
 use shmem_bind::{
     Builder, BuilderWithSize, HEADER_LEN, Header, HeaderError, SegmentId, ShmemBox, ShmemConf, ShmemError,
@@ -327,7 +327,7 @@ fn fail_to_create(parent: &mut Parent) {
     let control = Control::open(parent.argument(1));
     let alarm = Alarm(&control);
     unsafe { signal::signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
-    setrlimit(Resource::RLIMIT_FSIZE, HEADER_LEN as u64, HEADER_LEN as u64).unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, HEADER_LEN as rlim_t, HEADER_LEN as rlim_t).unwrap();
     while !control.stop.load(SeqCst) {
         match builder(&name, UnlinkPolicy::OwnerDrop).open() {
             Ok(conf) => {
