@@ -9,19 +9,14 @@
 
 mod common;
 
-use common::{Child, Parent, TestName};
+use common::tracer::{self, Tracer};
+use common::{Parent, TestName};
 use nix::fcntl::{Flock, FlockArg};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::ptrace;
-use nix::sys::signal::{Signal, raise};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, gettid};
 use shmem_bind::{Builder, HEADER_LEN, OrphanPolicy, ShmemBox, ShmemConf, UnlinkPolicy};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 const VALUE: u64 = 0x0123_4567_89ab_cdef;
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 #[test]
 #[ignore = "the entry point of child processes"]
@@ -39,13 +34,7 @@ fn operate(parent: &mut Parent) {
     let attach = || builder(&name).attach().unwrap();
     // The process page is not part of any operation.
     drop(Builder::memfd().create(1).unwrap());
-    let mut traced = |body: &mut dyn FnMut()| {
-        ptrace::traceme().unwrap();
-        parent.say(&gettid().to_string());
-        raise(Signal::SIGSTOP).unwrap();
-        body();
-        raise(Signal::SIGSTOP).unwrap();
-    };
+    let mut traced = |body: &mut dyn FnMut()| tracer::traced(parent, body);
     let mut kept: Option<ShmemConf> = None;
     match operation.as_str() {
         "create" => traced(&mut || kept = Some(builder(&name).with_size(8).create().unwrap())),
@@ -79,81 +68,29 @@ fn operate(parent: &mut Parent) {
     drop(kept);
 }
 
-/// Steps a child through its operation, and kills it.
-struct Tracer<'a> {
-    child: Child,
-    /// The thread of the child that does it.
-    thread: Pid,
-    name: &'a str,
-}
-
-impl Drop for Tracer<'_> {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-impl<'a> Tracer<'a> {
-    /// Starts a child, and leaves it at the beginning of its operation.
-    fn start(name: &'a str, operation: &str) -> Self {
-        let child = Child::spawn("operate", &[name, operation]);
-        let thread = Pid::from_raw(child.hear().parse().unwrap());
-        let tracer = Self { child, thread, name };
-        assert_eq!(tracer.wait(), WaitStatus::Stopped(thread, Signal::SIGSTOP));
-        tracer
-    }
-
-    /// Kills the child, which stays a zombie.
-    fn kill(&self) {
-        self.child.signal(Signal::SIGKILL);
-        // As long as its tracer has not seen a thread's end, the process has not ended.
-        while !matches!(
-            waitpid(self.thread, Some(WaitPidFlag::__WALL)),
-            Ok(WaitStatus::Signaled(..)) | Err(_)
-        ) {}
-        self.child.await_death();
-    }
-
-    fn wait(&self) -> WaitStatus {
-        waitpid(self.thread, Some(WaitPidFlag::__WALL)).unwrap()
-    }
-
-    fn at_syscall(&self) -> bool {
-        let counter = ptrace::getregs(self.thread).unwrap().rip;
-        let code = ptrace::read(self.thread, counter as ptrace::AddressType).unwrap();
-        code.to_ne_bytes()[..2] == SYSCALL
-    }
-
-    fn file(&self) -> Option<File> {
-        File::open(common::path_of(self.name)).ok()
-    }
-
-    /// Goes to the step number `target` and gives `true`, or to the end and `false` if there are fewer.
-    fn go_to(&self, target: usize) -> bool {
-        let mut steps = 0;
-        let mut file = self.file();
-        let mut header = read_header(file.as_ref());
-        let mut in_syscall = false;
-        loop {
-            if in_syscall {
-                file = self.file();
+/// Goes to the step number `target` and gives `true`, or to the end and `false` if there are fewer.
+fn go_to(tracer: &Tracer, name: &TestName, target: usize) -> bool {
+    let file = || File::open(name.path()).ok();
+    let mut steps = 0;
+    let mut current = file();
+    let mut header = read_header(current.as_ref());
+    let mut in_syscall = false;
+    loop {
+        if in_syscall {
+            current = file();
+        }
+        let before_syscall = tracer.system_call().is_some();
+        let now = read_header(current.as_ref());
+        if in_syscall || before_syscall || now != header {
+            if steps == target {
+                return true;
             }
-            let before_syscall = self.at_syscall();
-            let now = read_header(file.as_ref());
-            if in_syscall || before_syscall || now != header {
-                if steps == target {
-                    return true;
-                }
-                steps += 1;
-            }
-            header = now;
-            in_syscall = before_syscall;
-            ptrace::step(self.thread, None).unwrap();
-            match self.wait() {
-                WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
-                WaitStatus::Stopped(_, Signal::SIGSTOP) => return false,
-                status => panic!("{status:?}"),
-            }
+            steps += 1;
+        }
+        header = now;
+        in_syscall = before_syscall;
+        if !tracer.step() {
+            return false;
         }
     }
 }
@@ -263,13 +200,13 @@ impl Scene {
 
     /// Kills the child at each step in turn and looks at what it leaves.
     fn kill_everywhere(&self) {
-        stay_on_one_cpu();
+        tracer::stay_on_one_cpu();
         let mut steps = 0;
         loop {
             let name = TestName::new("kill");
             let observer = self.set(&name);
-            let tracer = Tracer::start(&name, self.operation);
-            let is_step = tracer.go_to(steps);
+            let tracer = Tracer::start("operate", &[&name, self.operation]);
+            let is_step = go_to(&tracer, &name, steps);
             tracer.kill();
             self.check(&name, observer, steps);
             if !is_step {
@@ -334,19 +271,9 @@ impl Scene {
     }
 }
 
-/// Keeps this thread, and the children that it spawns, on the CPU where it is: a step of a tracee on another
-/// one costs a wake-up there and back, on some virtual machines a hundred microseconds.
-fn stay_on_one_cpu() {
-    let mut here = CpuSet::new();
-    here.set(nix::sched::sched_getcpu().unwrap()).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
-}
-
 /// A child that attaches, and owns if that is the operation, and is killed.
 fn die_attached(name: &str, operation: &str) {
-    let tracer = Tracer::start(name, operation);
-    ptrace::cont(tracer.thread, None).unwrap();
-    assert_eq!(tracer.wait(), WaitStatus::Stopped(tracer.thread, Signal::SIGSTOP));
+    Tracer::start("operate", &[name, operation]).finish_operation();
 }
 
 macro_rules! killed_everywhere {

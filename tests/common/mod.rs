@@ -15,6 +15,8 @@
 
 #![allow(dead_code)]
 
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 pub mod worker;
 
 use std::env;
