@@ -44,9 +44,9 @@ impl Link {
         Ok(status.is_some_and(|status| status.inode == self.inode))
     }
 
-    /// Whether this process has the right to remove the name.
+    /// Whether this process has the right to remove the name, if it still leads to the file.
     pub(crate) fn may_unlink(&self) -> Result<(), Errno> {
-        shm::may_unlink(self.name.path())
+        if self.is_intact()? { shm::may_unlink(self.name.path()) } else { Ok(()) }
     }
 
     /// Removes the name if it still leads to the file.

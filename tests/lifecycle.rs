@@ -366,3 +366,14 @@ fn the_owner_of_a_removed_file_spares_its_successor() {
         assert_eq!((successor.number("destroyed"), late.number("destroyed")), (1, 0));
     }
 }
+
+#[test]
+fn whatever_takes_the_place_of_a_removed_file_is_left_alone() {
+    let name = TestName::new("rm-directory");
+    let owner = boxed(builder(&name, "").create().unwrap());
+    fs::remove_file(name.path()).unwrap();
+    fs::create_dir(name.path()).unwrap();
+    drop(owner);
+    assert_eq!(destroyed(), 1);
+    assert!(name.path().is_dir());
+}
