@@ -9,12 +9,13 @@
 //! One `ioctl` that returns a descriptor, for which rustix has no wrapper.
 #![allow(unsafe_code)]
 
-use core::ffi::c_void;
+use core::ffi::{CStr, c_void};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{FromRawFd as _, OwnedFd, RawFd};
+use rustix::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::{self, Errno};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode};
+use rustix::path::DecInt;
 use rustix::process::{self, Pid, PidfdFlags};
 
 /// `statfs` type of the file system of pidfds since Linux 6.9, where each process has an inode of its own.
@@ -132,33 +133,19 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
     if offsets.is_some_and(|offsets| offsets.iter().any(|byte| matches!(byte, b'1'..=b'9'))) {
         return None;
     }
-    let mut path = [0; 32];
-    let path = stat_path(pid, &mut path)?;
-    parse_start_time(read_file(path, &mut buffer)?)
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = fs::open(c"/proc", flags, Mode::empty()).ok()?;
+    let process = fs::openat(&proc, DecInt::new(pid), flags, Mode::empty()).ok()?;
+    parse_start_time(read_file_at(process.as_fd(), c"stat", &mut buffer)?)
 }
 
-/// `/proc/PID/stat`, in `buffer`.
-fn stat_path(pid: u32, buffer: &mut [u8; 32]) -> Option<&core::ffi::CStr> {
-    let mut digits = [0; 10];
-    let mut rest = pid;
-    let mut start = digits.len();
-    loop {
-        start = start.checked_sub(1)?;
-        *digits.get_mut(start)? = b'0'.checked_add((rest % 10) as u8)?;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    let path = b"/proc/".iter().chain(digits.get(start..)?).chain(b"/stat");
-    for (to, from) in buffer.iter_mut().zip(path) {
-        *to = *from;
-    }
-    core::ffi::CStr::from_bytes_until_nul(buffer).ok()
+fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    read_file_at(fs::CWD, path, buffer)
 }
 
-fn read_file<'a>(path: &core::ffi::CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    let fd = fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+/// The beginning of a file, as much of it as one `read` gives.
+fn read_file_at<'a>(directory: BorrowedFd<'_>, path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let fd = fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let len = io::retry_on_intr(|| io::read(&fd, &mut *buffer)).ok()?;
     buffer.get(..len)
 }
@@ -255,15 +242,5 @@ mod tests {
         assert!(!shows_own_namespace(b"Name:\tx\nNSpid:\t42\t7\n"));
         assert!(!shows_own_namespace(b"Name:\tx\n"));
         assert!(!shows_own_namespace(b"NSpid:\t42"), "cut off");
-    }
-
-    #[test]
-    fn the_path_of_a_stat_file() {
-        let path = |pid| {
-            let mut buffer = [0; 32];
-            std::string::String::from(stat_path(pid, &mut buffer).unwrap().to_str().unwrap())
-        };
-        assert_eq!(path(0), "/proc/0/stat");
-        assert_eq!(path(4_294_967_295), "/proc/4294967295/stat");
     }
 }
