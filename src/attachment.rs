@@ -22,8 +22,11 @@
 #![allow(unsafe_code)]
 
 use crate::header::Header;
+use crate::heap::Heap;
 use crate::lifecycle::{Departure, Link, Member};
+use crate::lock::{Holder, Roll};
 use crate::membership::{Event, Refusal, Slot};
+use crate::private::PrivateMemory;
 use crate::region::Region;
 use crate::sys::shm::Mapping;
 use crate::tenancy::Tenancy;
@@ -31,12 +34,13 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
 use rustix::io::Errno;
 use static_assertions::const_assert;
 
 const PAGE_LEN: usize = 4096;
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
-const RECORDS: usize = 9;
+const RECORDS: usize = 7;
 
 /// The first page of this process; after `fork`, that of the parent, wiped.
 static FIRST: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
@@ -74,6 +78,11 @@ pub(crate) struct Attached {
     seat: Option<Seat>,
     /// The bit has been given back already.
     has_left: AtomicBool,
+    /// The objects of the slot's last tenant have not been given back yet.
+    has_estate: AtomicBool,
+    /// How long to wait for a lock that somebody alive holds.
+    patience: Duration,
+    pub(crate) private: PrivateMemory,
 }
 
 /// How a handle came to its segment.
@@ -94,6 +103,8 @@ pub(crate) struct Seat {
     pub(crate) slot: Slot,
     /// Number of tenants that this slot has had, this one included.
     pub(crate) generation: u64,
+    /// Whether the objects of the last tenant are still to be given back.
+    pub(crate) inherited: bool,
 }
 
 impl Attached {
@@ -104,17 +115,30 @@ impl Attached {
         link: Option<Link>,
         own: Tenancy,
         seat: Option<Seat>,
+        patience: Duration,
     ) -> Self {
-        Self { region, header, origin, link, own, seat, has_left: AtomicBool::new(false) }
+        let inherited = matches!(seat, Some(Seat { inherited: true, .. }));
+        Self {
+            region,
+            header,
+            origin,
+            link,
+            own,
+            seat,
+            has_left: AtomicBool::new(false),
+            has_estate: AtomicBool::new(inherited),
+            patience,
+            private: PrivateMemory::new(),
+        }
     }
 
-    fn member(&self) -> Member<'_> {
+    pub(crate) fn member(&self) -> Member<'_> {
         Member { header: self.region.header(), link: self.link.as_ref(), own: self.own }
     }
 
     /// The slot, as long as it is this attachment's.
     pub(crate) fn slot(&self) -> Option<Slot> {
-        let Seat { slot, generation } = self.seat?;
+        let Seat { slot, generation, .. } = self.seat?;
         let header = self.region.header();
         (header.tenancy(slot) == self.own && header.generation(slot) == generation).then_some(slot)
     }
@@ -147,14 +171,62 @@ impl Attached {
         self.seat.is_none()
     }
 
+    /// This attachment in the words of locks; `None` if read-only.
+    #[inline]
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        self.seat.map(|seat| Holder::new(seat.slot, seat.generation))
+    }
+
+    /// The heap, if an arena has been opened.
+    #[inline]
+    pub(crate) fn heap(&self) -> Option<Heap<'_>> {
+        let region = &self.region;
+        let (words, stock) = (region.heap_words(), self.private.stock());
+        Some(Heap::new(words, &region.header().heap, stock, self.holder()?, self, self.patience))
+    }
+
+    /// Frees the block of an object that was this attachment's and has been destroyed, now or later.
+    pub(crate) fn free_block(&self, offset: u64) {
+        let (Some(heap), Some(functions)) = (self.heap(), self.private.functions()) else { return };
+        if heap.free_or_defer(offset, functions.free).is_err() {
+            self.region.header().arena.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the slot's last tenant left objects, which nobody has given back yet.
+    pub(crate) fn has_estate(&self) -> bool {
+        self.has_estate.load(Ordering::Relaxed)
+    }
+
+    /// Says that they have been given back.
+    pub(crate) fn settle_estate(&self) {
+        self.has_estate.store(false, Ordering::Relaxed);
+    }
+
     fn detach(self) {
+        if let (Some(heap), Some(functions)) = (self.heap(), self.private.functions()) {
+            (functions.settle)(&heap);
+        }
         // A handle that is no box does not know what the value is, so it destroys none.
         self.leave_by_policy();
         if let Some(slot) = self.slot() {
-            self.member().free_tenancy(slot);
+            self.member().free_tenancy(slot, self.has_estate());
         }
         // The mapping goes last, and with it the lock: until then nobody takes us for gone.
         drop(self.region);
+    }
+}
+
+impl Roll for Attached {
+    fn is_gone(&self, holder: Holder) -> bool {
+        let Some(slot) = holder.slot() else { return false };
+        let header = self.region.header();
+        let tenancy = header.tenancy(slot);
+        // A tenancy and its generation stay as they are for as long as the tenant does.
+        !holder.has_generation(header.generation(slot))
+            || tenancy == Tenancy::FREE
+            || tenancy == Tenancy::DECEASED
+            || tenancy.is_certainly_dead(self.own)
     }
 }
 
@@ -253,6 +325,14 @@ impl Attachment {
     fn record(&self) -> &Record {
         // SAFETY: pages are never unmapped; a record's fields are atomic or in a cell.
         unsafe { self.0.as_ref() }
+    }
+
+    /// The same handle once more, not counted.
+    ///
+    /// # Safety
+    /// It is used no longer than one that is counted, and of all that share a count only one is dropped.
+    pub(crate) const unsafe fn uncounted(&self) -> Self {
+        Self(self.0)
     }
 
     /// The attachment; `None` if it is the parent's, from before a `fork`.

@@ -4,18 +4,29 @@
 //! borrowed is what the `unsafe` of [`ShmemConf::boxed`] promises. What is enforced is the size and alignment
 //! of the value, in the header, and that its destructor runs at most once, by the membership word.
 //!
+//! A box of an [`Arena`](crate::Arena) is the same type, and exclusive by the state word of its block: it needs no
+//! promise. Which of the two a box is its address says, for no object lies where the payload begins.
+//!
 //! # Safety
 //! Makes references to the payload. The promise of whoever made the box stands behind each.
 #![allow(unsafe_code)]
 
 use crate::attachment::Attached;
-use crate::error::{BoxError, HeaderError, OwnError};
+use crate::error::{BoxError, HeaderError, HeapError, OwnError};
+use crate::exports::Exports;
+use crate::handle::Handle;
 use crate::header::{HEADER_LEN, Payload};
+use crate::heap::Heap;
 use crate::lifecycle::Departure;
+use crate::object::{BLOCK_HEADER_LEN, Event, ObjectTag, TAG_OFFSET};
 use crate::segment::ShmemConf;
+use crate::shareable::Shareable;
+use crate::typed::Object;
 use core::fmt;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
 
 impl ShmemConf {
     /// Takes the payload for a value of type `T`.
@@ -67,6 +78,7 @@ impl ShmemConf {
     /// # Errors
     /// - [`BoxError::TooLarge`], [`BoxError::OverAligned`]: no payload of this size can hold a `T`.
     /// - [`BoxError::Mismatch`]: it holds a value of another size or alignment.
+    /// - [`BoxError::Arena`]: the segment is an arena.
     /// - [`BoxError::ReadOnly`], [`BoxError::Forked`], [`BoxError::Damaged`].
     ///
     /// The handle is dropped then, which unlinks the segment if it owns it. If another release of a program may have
@@ -128,6 +140,8 @@ impl ShmemConf {
 /// Whether any payload of this size can hold a `T`.
 fn check_fit<T>(attached: &Attached) -> Result<(), BoxError> {
     let payload = attached.region.payload_len();
+    // Of one that may grow, only what it started with is sure to be there.
+    let payload = payload.min(usize::try_from(attached.header.initial_len()).unwrap_or(payload));
     if align_of::<T>() > HEADER_LEN {
         return Err(BoxError::OverAligned { align: align_of::<T>(), max: HEADER_LEN });
     }
@@ -144,6 +158,7 @@ fn check_payload<T>(attached: &Attached) -> Result<(), BoxError> {
         Ok(Payload::Value { size, align }) => {
             Err(BoxError::Mismatch { size, align, asked_size: size_of::<T>(), asked_align: align_of::<T>() })
         }
+        Ok(Payload::Arena { allocator, .. }) => Err(BoxError::Arena { allocator }),
         Err(HeaderError::Payload { found }) => Err(BoxError::Damaged { found }),
         _ => Err(BoxError::Damaged { found: 0 }),
     }
@@ -151,25 +166,49 @@ fn check_payload<T>(attached: &Attached) -> Result<(), BoxError> {
 
 /// A value in shared memory.
 ///
-/// Dereferences to the value like a `Box`. Dropping it detaches from the segment. If it owns the segment, the
-/// segment is unlinked as well; the value's destructor then runs in whichever process drops the last box of
-/// the unlinked segment, so here if nobody else is attached.
-///
-/// It is `Send` and `Sync` exactly when `T` is.
-pub struct ShmemBox<T> {
-    /// INVARIANT 1: the payload of the segment that `conf` is attached to, which is large and aligned enough for
-    /// a `T`, and by the promise to `try_boxed` holds a valid one. Mapped as long as `conf` exists; after
-    /// `fork`, in the child, for ever.
+/// Dereferences to the value like a `Box`, and is two words for a sized `T`. It is `Send` and `Sync` exactly when `T`
+/// is. There are two sorts:
+/// - **The value of a segment**, made by [`ShmemConf::boxed`]. Dropping it detaches from the segment. If it owns the
+///   segment, the segment is unlinked as well; the value's destructor then runs in whichever process drops the
+///   last box of the unlinked segment, so here if nobody else is attached.
+/// - **An object of an arena**, made by [`Arena::alloc`](crate::Arena::alloc) and its like. Nobody else, in any
+///   process, has it. Dropping it runs the destructor and frees the memory, without waiting and without failing.
+///   If its process is killed, the memory is given back, without the destructor. It keeps the segment attached, and may
+///   outlive the `Arena`.
+pub struct ShmemBox<T: ?Sized> {
+    /// INVARIANT 1: in the payload of the segment that `conf` is attached to, aligned for a `T`. Either where the payload
+    /// begins, and by the promise to `try_boxed` it holds a valid `T`; or in a block that belongs to this box
+    /// alone, and holds one. Mapped as long as `conf` exists. (In a child after `fork`, that of a segment stays for
+    /// ever, and objects of an arena are not mapped at all.)
     value: NonNull<T>,
     conf: ShmemConf,
 }
 
 // SAFETY: a box is the way to one value of type `T`, like a `Box<T>`; its handle is `Send` itself.
-unsafe impl<T: Send> Send for ShmemBox<T> {}
+unsafe impl<T: Send + ?Sized> Send for ShmemBox<T> {}
 // SAFETY: a shared box gives shared references to the value only; its handle is `Sync` itself.
-unsafe impl<T: Sync> Sync for ShmemBox<T> {}
+unsafe impl<T: Sync + ?Sized> Sync for ShmemBox<T> {}
 
-impl<T> ShmemBox<T> {
+impl<T: ?Sized> ShmemBox<T> {
+    /// A box of an object.
+    ///
+    /// # Safety
+    /// `value` is a valid `T` in a block of the arena that `conf` is attached to; the block is exclusive to this
+    /// attachment, and nobody else in the process has it.
+    pub(crate) const unsafe fn from_parts(value: NonNull<T>, conf: ShmemConf) -> Self {
+        Self { value, conf }
+    }
+
+    /// The address of the value, and the handle; no destructor will run.
+    pub(crate) fn into_parts(self) -> (NonNull<T>, ShmemConf) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is not used again, nor dropped.
+        (this.value, unsafe { (&raw const this.conf).read() })
+    }
+
+    pub(crate) const fn value(this: &Self) -> NonNull<T> {
+        this.value
+    }
     /// Makes this box the owner of its segment: dropping it unlinks the segment.
     ///
     /// If the segment has no name any more, or the box is from before a `fork`, there is nothing to own, and
@@ -207,13 +246,21 @@ impl<T> ShmemBox<T> {
         this.conf.try_own()
     }
 
-    /// Detaches, runs no destructor, and leaves the segment its name, also if this box owns it.
+    /// Gives the value up without running its destructor, so that it outlives the box and the process.
     ///
-    /// Somebody else may attach later, [own](Self::own) it and so clean up.
-    pub fn leak(this: Self) {
-        if let Some(attached) = this.conf.0.get() {
+    /// - The value of a segment: detaches, and leaves the segment its name, also if this box owns it. Somebody else may
+    ///   attach later, [own](Self::own) it and so clean up. The handle is of no use.
+    /// - An object of an arena: whoever has the handle may [claim](crate::Arena::claim) the object, in any process.
+    ///   Until then it is nobody's, and stays also if this process dies; [`Arena::leaked`](crate::Arena::leaked)
+    ///   finds those whose handle was lost.
+    pub fn leak(this: Self) -> Handle<T> {
+        let (value, conf) = this.into_parts();
+        let Some(attached) = conf.0.get() else { return Handle::NOTHING };
+        let Some(place) = Place::of(attached, value.cast()) else {
             attached.leave(Departure::Leak);
-        }
+            return Handle::NOTHING;
+        };
+        place.leak().unwrap_or(Handle::NOTHING)
     }
 
     /// The handle of the segment: its name, size, owner and so on.
@@ -223,9 +270,98 @@ impl<T> ShmemBox<T> {
     }
 }
 
-impl<T> Drop for ShmemBox<T> {
+impl<T: Shareable> ShmemBox<MaybeUninit<T>> {
+    /// Says that the value has been initialised.
+    ///
+    /// # Safety
+    /// It has been, as for [`MaybeUninit::assume_init`].
+    #[must_use]
+    pub unsafe fn assume_init(self) -> ShmemBox<T> {
+        let (value, conf) = self.into_parts();
+        set_tag::<T>(value.cast(), &conf);
+        // By invariant 1 of a box of the same layout, and by the caller's promise.
+        ShmemBox { value: value.cast(), conf }
+    }
+}
+
+impl<T: Shareable> ShmemBox<[MaybeUninit<T>]> {
+    /// Says that the values have been initialised.
+    ///
+    /// # Safety
+    /// All have been, as for [`MaybeUninit::assume_init`].
+    #[must_use]
+    pub unsafe fn assume_init(self) -> ShmemBox<[T]> {
+        let (value, conf) = self.into_parts();
+        set_tag::<[T]>(value.cast(), &conf);
+        let value = NonNull::slice_from_raw_parts(value.cast(), value.len());
+        // By invariant 1 of a box of the same layout, and by the caller's promise.
+        ShmemBox { value, conf }
+    }
+}
+
+/// Says of which type the object at `value` is from now on, which is exclusive.
+fn set_tag<T: Object + ?Sized>(value: NonNull<u8>, conf: &ShmemConf) {
+    if let Some(place) = conf.0.get().and_then(|attached| Place::of(attached, value)) {
+        // Fails only for a block that is none; then nobody finds the object either.
+        let tag = ObjectTag::new(T::TAG).bits();
+        let _: Result<(), HeapError> = place.heap.store(place.block.wrapping_add(TAG_OFFSET), tag);
+    }
+}
+
+/// Where the object of a box lies.
+pub(crate) struct Place<'a> {
+    pub(crate) attached: &'a Attached,
+    pub(crate) heap: Heap<'a>,
+    /// Offset of the block.
+    pub(crate) block: u64,
+}
+
+impl<'a> Place<'a> {
+    /// Where the object at this address lies; `None` if it is the value of the segment.
+    #[inline]
+    pub(crate) fn of(attached: &'a Attached, value: NonNull<u8>) -> Option<Self> {
+        let block = attached.region.offset_of(value).checked_sub(BLOCK_HEADER_LEN)?;
+        Some(Self { attached, heap: attached.heap()?, block })
+    }
+
+    pub(crate) fn exports(&self) -> Exports<'a> {
+        Exports::new(self.attached.region.export_words())
+    }
+
+    /// Makes the object nobody's; `None` if its block has been damaged.
+    fn leak<T: ?Sized>(&self) -> Option<Handle<T>> {
+        let serial =
+            self.attached.region.header().arena.serial.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let slot = self.heap.own_slot().ok()?;
+        self.exports().set(self.block);
+        // Killed before the next step: the block is the dead's still, and its bit is cleared when it is freed.
+        self.heap.change(self.block, Event::Leak { slot, serial }).ok()?.ok()?;
+        Some(Handle::new(self.block, serial, self.attached.header.segment_id()))
+    }
+}
+
+impl<T: ?Sized> Drop for ShmemBox<T> {
+    #[inline]
     fn drop(&mut self) {
-        let last = self.conf.0.get().is_some_and(|attached| attached.leave_by_policy());
+        /// Frees a block, also if the destructor of its object unwinds.
+        struct Free<'a>(&'a Attached, u64);
+
+        impl Drop for Free<'_> {
+            fn drop(&mut self) {
+                self.0.free_block(self.1);
+            }
+        }
+
+        let Some(attached) = self.conf.0.get() else { return };
+        let offset = attached.region.offset_of(self.value.cast());
+        if let Some(block) = offset.checked_sub(BLOCK_HEADER_LEN) {
+            let free = Free(attached, block);
+            // SAFETY: by invariant 1 the value is valid, and this box's alone.
+            unsafe { self.value.drop_in_place() };
+            drop(free);
+            return;
+        }
+        let last = attached.leave_by_policy();
         if last {
             // SAFETY: by invariant 1 the value is valid and still mapped; the membership word has told this box,
             // and none other ever, that nobody else is attached or will be. If the destructor unwinds, `conf`
@@ -235,43 +371,50 @@ impl<T> Drop for ShmemBox<T> {
     }
 }
 
-impl<T> Deref for ShmemBox<T> {
+impl<T: ?Sized> Deref for ShmemBox<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: by invariant 1, and by the promise to `try_boxed` that nobody writes meanwhile.
+        // SAFETY: by invariant 1; nobody writes meanwhile, by the promise to `try_boxed`, or since it is this box's alone.
         unsafe { self.value.as_ref() }
     }
 }
 
-impl<T> DerefMut for ShmemBox<T> {
+impl<T: ?Sized> DerefMut for ShmemBox<T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: by invariant 1, and by the promise to `try_boxed` that nobody uses it meanwhile.
+        // SAFETY: by invariant 1; nobody uses it meanwhile, by the promise to `try_boxed`, or since it is this box's alone.
         unsafe { self.value.as_mut() }
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for ShmemBox<T> {
+impl<T: fmt::Debug + ?Sized> fmt::Debug for ShmemBox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShmemBox").field("value", &**self).field("conf", &self.conf).finish()
+        f.debug_struct("ShmemBox").field("value", &&**self).field("conf", &self.conf).finish()
     }
 }
 
 /// A value in shared memory that is only looked at.
 ///
 /// Clones share one attachment.
-pub struct ReadRef<T> {
-    /// INVARIANT 1: as [`ShmemBox::value`].
+pub struct ReadRef<T: ?Sized> {
+    /// INVARIANT 1: as [`ShmemBox::value`], but that nobody writes to it; or a pinned object.
     value: NonNull<T>,
     conf: ShmemConf,
 }
 
 // SAFETY: it gives shared references only, from any number of threads.
-unsafe impl<T: Sync> Send for ReadRef<T> {}
+unsafe impl<T: Sync + ?Sized> Send for ReadRef<T> {}
 // SAFETY: as above.
-unsafe impl<T: Sync> Sync for ReadRef<T> {}
+unsafe impl<T: Sync + ?Sized> Sync for ReadRef<T> {}
 
-impl<T> ReadRef<T> {
+impl<T: ?Sized> ReadRef<T> {
+    /// # Safety
+    /// `value` is a valid `T` in the segment that `conf` is attached to, and nobody writes to it, nor destroys it, as long
+    /// as the segment exists.
+    pub(crate) const unsafe fn from_parts(value: NonNull<T>, conf: ShmemConf) -> Self {
+        Self { value, conf }
+    }
+
     /// The handle of the segment: its name, size, owner and so on.
     #[must_use]
     pub const fn conf(this: &Self) -> &ShmemConf {
@@ -279,24 +422,24 @@ impl<T> ReadRef<T> {
     }
 }
 
-impl<T> Clone for ReadRef<T> {
+impl<T: ?Sized> Clone for ReadRef<T> {
     fn clone(&self) -> Self {
         Self { value: self.value, conf: ShmemConf(self.conf.0.clone()) }
     }
 }
 
-impl<T> Deref for ReadRef<T> {
+impl<T: ?Sized> Deref for ReadRef<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: by invariant 1, and by the promise to `read_ref` that nobody writes meanwhile.
+        // SAFETY: by invariant 1.
         unsafe { self.value.as_ref() }
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for ReadRef<T> {
+impl<T: fmt::Debug + ?Sized> fmt::Debug for ReadRef<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadRef").field("value", &**self).field("conf", &self.conf).finish()
+        f.debug_struct("ReadRef").field("value", &&**self).field("conf", &self.conf).finish()
     }
 }
 

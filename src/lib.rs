@@ -23,29 +23,54 @@ extern crate std;
 
 // In layers: a module uses only those above it.
 mod membership;
-mod error;
 mod shareable;
+mod object;
+mod allocator_id;
+mod error;
 mod name;
 mod sys;
 mod tenancy;
+mod lock;
+mod heap;
+mod allocator;
 mod header;
 mod region;
 mod lifecycle;
+mod private;
+mod exports;
+mod directory;
 mod attachment;
 mod open;
 mod segment;
+mod typed;
+mod handle;
 mod boxed;
+mod shared;
+mod pinned;
+mod arena;
 #[cfg(feature = "alloc")]
 mod listing;
 
+pub use allocator::{Bump, RegionAllocator, Slab, Tlsf};
+pub use allocator_id::AllocatorId;
+pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Reclaimed};
 pub use attachment::Origin;
 pub use boxed::{ReadRef, ShmemBox};
-pub use error::{BoxError, Errno, FileKind, HeaderError, NameError, OwnError, ShmemError, SizeError};
+pub use error::{
+    AllocError, ArenaError, BoxError, DirectoryError, Errno, FileKind, HandleError, HeaderError, HeapError,
+    NameError, OwnError, Rejected, ShmemError, SizeError,
+};
+pub use handle::Handle;
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
+pub use heap::{Block, Heap, HeapGuard, PlainHeap, Request, Usage, Visit};
 #[cfg(feature = "alloc")]
 pub use listing::segments;
 pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
+pub use object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 pub use open::ReservePolicy;
+pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;
 pub use segment::{Builder, BuilderWithSize, MemfdBuilder, ShmemConf, unlink};
 pub use shareable::{Shareable, TagMismatch, TypeTag};
+pub use shared::ShmemArc;
+pub use typed::Object;

@@ -10,11 +10,16 @@
 //! | a tenancy and a bit | `sweep`: clears the bit, an owner's place becomes ORPHAN, then frees the slot |
 //! | a tenancy claimed for sweeping | `sweep` of the same slot, once more from its beginning |
 //! | Retired, the unlinker dead | `sweep` of its slot: unlinks in its place |
+//! | in an arena, a deceased tenancy: its bit is clear, its objects are not given back | [`bury`](Member::bury) |
 //! | Retired, the unlinker's slot free, the name still there (no permission) | [`take_over`](Member::take_over) |
 //!
 //! A slot's tenancy is taken before its bit is set and freed after its bit is cleared, so a bit never stands
 //! for a tenant that a sweep would not find. Whoever sweeps has first put its own identity in the place of
 //! the dead one's, so that there is one sweeper at a time, and a dead sweeper is swept.
+//!
+//! The objects that a dead process held in an arena are given back by whoever has opened the arena, and so knows its
+//! allocator; others only say that the tenant is deceased. If all slots are, a newcomer takes one of these and its
+//! estate with it: no objects are allocated in a slot before those of its last tenant are given back.
 //!
 //! Only the designated unlinker removes the name: the tenant of the slot that the membership word of a
 //! Retired segment names. Nobody else's view of the name can go stale between looking and unlinking, because
@@ -96,19 +101,24 @@ impl Member<'_> {
         Err(Refusal::Corrupt)
     }
 
-    /// Takes a free slot, after a sweep if there is none.
-    pub(crate) fn take_tenancy(&self) -> Option<Slot> {
-        let free = || Slot::all().find(|slot| self.header.replace_tenancy(*slot, Tenancy::FREE, self.own));
-        free().or_else(|| {
-            self.sweep_dead();
-            free()
-        })
+    /// Takes a free slot, after a sweep if there is none; or else one whose last tenant's objects are still to be
+    /// given back, which the second result says.
+    pub(crate) fn take_tenancy(&self) -> Option<(Slot, bool)> {
+        let first = |was| Slot::all().find(|slot| self.header.replace_tenancy(*slot, was, self.own));
+        let free = || first(Tenancy::FREE).map(|slot| (slot, false));
+        free()
+            .or_else(|| {
+                self.sweep_dead();
+                free()
+            })
+            .or_else(|| first(Tenancy::DECEASED).map(|slot| (slot, true)))
     }
 
-    /// Gives back a slot whose bit is clear.
-    pub(crate) fn free_tenancy(&self, slot: Slot) {
+    /// Gives back a slot whose bit is clear; `inherited` says that its estate is not settled.
+    pub(crate) fn free_tenancy(&self, slot: Slot, inherited: bool) {
+        let next = if inherited { Tenancy::DECEASED } else { Tenancy::FREE };
         // Not ours any more only if the segment's words have been damaged; then it is not ours to free.
-        let _: bool = self.header.replace_tenancy(slot, self.own, Tenancy::FREE);
+        let _: bool = self.header.replace_tenancy(slot, self.own, next);
     }
 
     /// Leaves; the slot stays taken, so that the name can be removed and the value destroyed before
@@ -161,7 +171,11 @@ impl Member<'_> {
         self.step(Event::Vacate)?;
         for slot in Slot::all() {
             let tenancy = self.header.tenancy(slot);
-            if tenancy != Tenancy::FREE && self.header.replace_tenancy(slot, tenancy, Tenancy::FREE) {
+            if tenancy == Tenancy::FREE || tenancy == Tenancy::DECEASED {
+                continue;
+            }
+            let next = if self.header.is_arena() { Tenancy::DECEASED } else { Tenancy::FREE };
+            if self.header.replace_tenancy(slot, tenancy, next) {
                 self.header.count(Counter::Swept);
             }
         }
@@ -189,10 +203,37 @@ impl Member<'_> {
     ///
     /// `Ok` also if there was nothing to do because a living one is at it.
     pub(crate) fn take_over(&self, unlinker: Slot) -> Result<(), Errno> {
-        if self.header.replace_tenancy(unlinker, Tenancy::FREE, self.own) {
-            return self.clear_claimed(unlinker);
+        for gone in [Tenancy::FREE, Tenancy::DECEASED] {
+            if self.header.replace_tenancy(unlinker, gone, self.own) {
+                return self.clear_claimed(unlinker);
+            }
         }
         self.sweep(unlinker).map(|_| ())
+    }
+
+    /// Gives back the objects of all who are dead, by `reclaim`, which gets their slots as a bitmap; gives what it
+    /// gives, if there was anything to do.
+    pub(crate) fn bury<R, E>(&self, reclaim: impl FnOnce(u64) -> Result<R, E>) -> Option<Result<R, E>> {
+        self.sweep_dead();
+        // Its last tenant is gone for good, also to those who wait for a lock that it held: without another generation it
+        // would look alive to them, by the claim.
+        let claim = |slot: &Slot| {
+            let claimed = self.header.replace_tenancy(*slot, Tenancy::DECEASED, self.own);
+            if claimed {
+                self.header.next_generation(*slot);
+            }
+            claimed
+        };
+        let claimed: u64 = Slot::all().filter(claim).map(Slot::bit).fold(0, |bits, bit| bits | bit);
+        if claimed == 0 {
+            return None;
+        }
+        // Killed from here on: they are ours, who have no bit in them, and so deceased again by the next sweep.
+        let result = reclaim(claimed);
+        for slot in Slot::all().filter(|slot| claimed & slot.bit() != 0) {
+            self.free_tenancy(slot, result.is_err());
+        }
+        Some(result)
     }
 
     /// Sweeps a slot whose tenancy has been claimed, then frees it.
@@ -201,7 +242,7 @@ impl Member<'_> {
             Ok(step) if step.unlink => self.unlink_counted(),
             _ => Ok(()),
         };
-        self.free_tenancy(slot);
+        self.free_tenancy(slot, self.header.is_arena());
         result
     }
 

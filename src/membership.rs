@@ -86,6 +86,9 @@ pub(crate) struct Slot(
 );
 
 impl Slot {
+    /// The lowest.
+    pub(crate) const FIRST: Self = Self(0);
+
     /// Slot number `index`, or `None` if there is no such slot.
     pub(crate) const fn new(index: u64) -> Option<Self> {
         if index < MAX_ATTACHMENTS as u64 { Some(Self(index as u8)) } else { None }
@@ -100,7 +103,7 @@ impl Slot {
         self.0 as usize
     }
 
-    const fn bit(self) -> u64 {
+    pub(crate) const fn bit(self) -> u64 {
         1 << self.0
     }
 

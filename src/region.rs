@@ -3,16 +3,42 @@
 //! A [`Region`] is a segment in memory: the one place where its bytes become a reference to the header or a
 //! pointer to the payload. Its length is the one validated at attaching and never changes.
 //!
+//! # Arenas
+//! The payload of an arena is its heap, and behind that the export bitmap, one bit for each 16 bytes of heap. Where the
+//! one ends and the other begins follows from the length of the payload alone.
+//!
 //! # Safety
-//! Makes a reference to memory that other processes change at will, which is sound because that type
-//! consists of atomics alone.
+//! Makes references to memory that other processes change at will, which is sound because they are to
+//! atomics alone.
 #![allow(unsafe_code)]
 
 use crate::header::{HEADER_LEN, SharedHeader};
 use crate::sys::shm::{Access, Mapping};
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+
+/// Bytes of a word.
+const WORD: usize = 8;
+/// Bytes of heap for each byte of the export bitmap.
+const EXPORT_BYTES: usize = 128;
+
+/// How many of the words of an arena's payload are its heap; the rest is the export bitmap.
+const fn heap_words(words: usize) -> usize {
+    // Does not saturate: the number of words is at most an eighth of the address space.
+    words.saturating_sub(words.div_ceil(EXPORT_BYTES + 1))
+}
+
+/// Length of the heap of an arena that has `payload` bytes, in bytes.
+pub(crate) const fn heap_len(payload: u64) -> u64 {
+    (heap_words((payload / 8) as usize) as u64).saturating_mul(8)
+}
+
+/// Least length of the payload of an arena whose heap has `heap` bytes, in bytes.
+pub(crate) const fn payload_len(heap: u64) -> u64 {
+    heap.saturating_add((heap / 8).div_ceil(EXPORT_BYTES as u64).saturating_mul(8))
+}
 
 /// A whole segment, mapped.
 #[derive(Debug)]
@@ -20,6 +46,8 @@ pub(crate) struct Region {
     /// INVARIANT 1: mapped from the start of a segment's file, so aligned to a page, which is no less than
     /// 4096 bytes; longer than a header.
     mapping: Mapping,
+    /// How many words of an arena's payload are its heap.
+    heap_words: usize,
 }
 
 // SAFETY: a region is an address range of the process, not of a thread; all shared access through it is to
@@ -32,8 +60,9 @@ impl Region {
     /// Maps `payload_len` bytes of payload and the header before it.
     pub(crate) fn map(fd: &OwnedFd, payload_len: u64, access: Access) -> Result<Self, Errno> {
         let len = usize::try_from(payload_len).ok().and_then(|len| len.checked_add(HEADER_LEN));
-        let mapping = Mapping::shared(fd, len.ok_or(Errno::NOMEM)?, access)?;
-        Ok(Self { mapping })
+        let len = len.ok_or(Errno::NOMEM)?;
+        let heap_words = heap_words(len.saturating_sub(HEADER_LEN) / WORD);
+        Ok(Self { mapping: Mapping::shared(fd, len, access)?, heap_words })
     }
 
     pub(crate) const fn header(&self) -> &SharedHeader {
@@ -46,6 +75,55 @@ impl Region {
     pub(crate) const fn payload(&self) -> NonNull<u8> {
         // SAFETY: by invariant 1 the mapping is longer than a header.
         unsafe { self.mapping.base().add(HEADER_LEN) }
+    }
+
+    /// The payload as words, as many as are whole.
+    fn payload_words(&self) -> &[AtomicU64] {
+        let words = self.payload().cast::<AtomicU64>();
+        // SAFETY: by invariant 1 the payload is mapped for `payload_len` bytes, at most half of the address space, and is
+        // aligned to a page; any bytes are valid atomics. Objects that somebody has a reference to may lie in
+        // them: a reference to atomics claims nothing about the memory that it leads to.
+        unsafe { core::slice::from_raw_parts(words.as_ptr(), self.payload_len() / WORD) }
+    }
+
+    /// The heap of an arena, in words.
+    pub(crate) fn heap_words(&self) -> &[AtomicU64] {
+        self.payload_words().get(..self.heap_words).unwrap_or_default()
+    }
+
+    /// The export bitmap of an arena.
+    pub(crate) fn export_words(&self) -> &[AtomicU64] {
+        self.payload_words().get(self.heap_words..).unwrap_or_default()
+    }
+
+    /// The byte at `offset` of the payload, if `len` bytes from there are in it.
+    pub(crate) fn pointer(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
+        let end = usize::try_from(offset.checked_add(len)?).ok()?;
+        if end > self.payload_len() {
+            return None;
+        }
+        // SAFETY: `offset` is at most `end`, which is within the payload.
+        Some(unsafe { self.payload().add(offset as usize) })
+    }
+
+    /// How far into the payload an address is, in bytes; more than the payload's length if it is not in it.
+    pub(crate) fn offset_of(&self, address: NonNull<u8>) -> u64 {
+        address.addr().get().wrapping_sub(self.payload().addr().get()) as u64
+    }
+
+    /// Takes the memory for the heap of an arena from byte `from` to byte `to`, and for its export bits.
+    pub(crate) fn populate_heap(&self, from: u64, to: u64) -> Result<(), Errno> {
+        let heap = usize::try_from(from).ok().zip(usize::try_from(to).ok());
+        let (from, to) = heap.ok_or(Errno::NOMEM)?;
+        self.mapping.populate(HEADER_LEN.saturating_add(from), to.saturating_sub(from))?;
+        let exports = HEADER_LEN.saturating_add(self.heap_words.saturating_mul(WORD));
+        let (first, last) = (from / EXPORT_BYTES, to.div_ceil(EXPORT_BYTES));
+        self.mapping.populate(exports.saturating_add(first), last.saturating_sub(first))
+    }
+
+    /// Children after `fork` do not get the segment.
+    pub(crate) fn exclude_from_fork(&self) -> Result<(), Errno> {
+        self.mapping.exclude_from_fork()
     }
 
     /// Length of the payload, in bytes.

@@ -98,6 +98,26 @@ macro_rules! setters {
             self.options.reserve = policy;
             self
         }
+
+        /// How long to wait for another process that is just creating or unlinking the segment, before giving
+        /// up with [`ShmemError::Busy`]; and how long operations of an arena wait for a lock whose holder is alive but
+        /// does not go on. By default 5 seconds; a peer that reserves many GiB may take longer. There is
+        /// nothing else that is waited for.
+        pub fn timeout(mut self, timeout: Duration) -> Self {
+            self.options.timeout = timeout;
+            self
+        }
+    };
+    (growing) => {
+        /// Most bytes that the payload of a segment created by this builder may grow to; see
+        /// [`Arena::grow`](crate::Arena::grow). All who attach map so much address space at once, so that pointers stay
+        /// valid; memory is taken as it grows.
+        ///
+        /// Only an arena grows. A single value has the size that the segment starts with.
+        pub fn max_size<N: TryInto<i128>>(mut self, size: N) -> Self {
+            self.options.max_len = Some(payload_len(size));
+            self
+        }
     };
     (named) => {
         setters!(policies);
@@ -116,14 +136,6 @@ macro_rules! setters {
         /// effective user of this process is accepted, since anybody may put a file into `/dev/shm`.
         pub fn uid(mut self, uid: u32) -> Self {
             self.options.uid = Some(uid);
-            self
-        }
-
-        /// How long to wait for another process that is just creating or unlinking the segment, before giving
-        /// up with [`ShmemError::Busy`]. By default 5 seconds; a peer that reserves many GiB may take longer. There is
-        /// nothing else that opening waits for.
-        pub fn timeout(mut self, timeout: Duration) -> Self {
-            self.options.timeout = timeout;
             self
         }
 
@@ -233,6 +245,7 @@ impl BuilderWithSize {
         open::open(self.name, intent, self.options).map(ShmemConf)
     }
 
+    setters!(growing);
     setters!(named);
 }
 
@@ -261,7 +274,7 @@ impl MemfdBuilder {
     /// - [`ShmemError::Header`], [`Orphaned`](ShmemError::Orphaned),
     ///   [`Full`](ShmemError::Full), [`Os`](ShmemError::Os): as for a [named segment](Builder::attach).
     pub fn attach(self, fd: &OwnedFd) -> Result<ShmemConf, ShmemError> {
-        open::attach_memfd(fd, Access::ReadWrite).map(ShmemConf)
+        open::attach_memfd(fd, Access::ReadWrite, self.options.timeout).map(ShmemConf)
     }
 
     /// Attaches to the segment behind a descriptor without ever writing to it.
@@ -269,9 +282,10 @@ impl MemfdBuilder {
     /// # Errors
     /// As [`attach`](Self::attach).
     pub fn attach_read_only(self, fd: &OwnedFd) -> Result<ShmemConf, ShmemError> {
-        open::attach_memfd(fd, Access::ReadOnly).map(ShmemConf)
+        open::attach_memfd(fd, Access::ReadOnly, self.options.timeout).map(ShmemConf)
     }
 
+    setters!(growing);
     setters!(policies);
 }
 
@@ -339,9 +353,17 @@ impl ShmemConf {
         Some(self.0.get()?.link.as_ref()?.name.as_str())
     }
 
-    /// Size of the payload, in bytes: that of the segment, which may be more than was asked for.
+    /// Size of the payload, in bytes: that of the segment, which may be more than was asked for. If it may grow,
+    /// the size that it started with.
     #[must_use]
     pub fn payload_size(&self) -> usize {
+        // What has been mapped fits.
+        self.0.get().map_or(0, |attached| attached.header.initial_len() as usize)
+    }
+
+    /// Size that the payload may [grow](crate::Arena::grow) to, in bytes.
+    #[must_use]
+    pub fn max_size(&self) -> usize {
         self.0.get().map_or(0, |attached| attached.region.payload_len())
     }
 

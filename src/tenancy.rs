@@ -14,7 +14,8 @@
 //! | 42 | source | of the incarnation: 0 the inode number of the pidfd, 1 the start time of the process |
 //! | 43..=63 | incarnation | low bits of that number; 0: unknown |
 //!
-//! Zero is a free slot.
+//! Zero is a free slot. One other word without a PID, [`DECEASED`](Tenancy::DECEASED), is the slot of a process
+//! that is known to be dead, and whose objects in an arena wait to be given back.
 //!
 //! # Certainly dead
 //!
@@ -59,6 +60,9 @@ pub(crate) struct Tenancy(u64);
 impl Tenancy {
     /// Nobody.
     pub(crate) const FREE: Self = Self(0);
+
+    /// Nobody any more, but what the last tenant held is still to be given back.
+    pub(crate) const DECEASED: Self = Self(1 << SOURCE_SHIFT);
 
     pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
@@ -180,6 +184,7 @@ mod tests {
         let dead_pid = 0x3f_ffff;
         let source = own.source();
         assert!(!Tenancy::FREE.is_certainly_dead(own));
+        assert!(!Tenancy::DECEASED.is_certainly_dead(own), "that has been noticed already");
         for namespace in [None, Some(NAMESPACE_BASE + 1)] {
             assert!(!Tenancy::compose(dead_pid, namespace, source, Some(1)).is_certainly_dead(own));
         }

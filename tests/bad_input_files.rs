@@ -44,7 +44,7 @@ const FORMAT: usize = 8;
 const TOTAL_LEN: usize = 16;
 const PAYLOAD_LEN: usize = 24;
 const FLAGS: usize = 32;
-const RESERVED: usize = 56;
+const INITIAL_LEN: usize = 56;
 const MEMBERSHIP: usize = 64;
 const VALUE: usize = 72;
 
@@ -133,19 +133,20 @@ fn planted() -> Vec<Planted> {
     add(bytes, HeaderError::Truncated { len: total, needed: total_of_huge }.into(), &[&total_of_huge]);
 
     // Unknown; two unlink policies; two orphan policies.
-    for found in [1 << 5, 1 << 63, 0b0011, 0b1100] {
+    for found in [1 << 6, 1 << 63, 0b0011, 0b1100] {
         let error = HeaderError::Flags { found };
         add(with(&image, FLAGS, found), error.into(), &[&"flags", &format!("{found:#x}")]);
     }
     add(with(&image, FLAGS, 1 << 4), ShmemError::WrongSort, &[&"memfd"]);
-    add(with(&image, RESERVED, 1), HeaderError::Reserved { found: 1 }.into(), &[&"damaged", &"0x1"]);
+    let error = HeaderError::InitialLength { initial: !0, payload: PAYLOAD as u64 };
+    add(with(&image, INITIAL_LEN, !0), error.into(), &[&"damaged", &PAYLOAD]);
     // No such phase; attached while forming; no such owner; an owner and an unlinker who (is not) attached.
     for found in [!0, 1, 1 << 62 | 60 << 56, 1 << 62 | 1 << 56 | 1, 2 << 62 | 1] {
         let error = HeaderError::Membership { found };
         add(with(&image, MEMBERSHIP, found), error.into(), &[&"membership", &format!("{found:#018x}")]);
     }
-    // No such kind; an alignment beyond every payload's; nothing, but with a size; larger than the payload.
-    for found in [2, 1 | 13 << 3 | 8 << 8, 8 << 8, 1 | (PAYLOAD as u64 + 1) << 8] {
+    // An arena with an alignment; an alignment beyond every payload's; nothing, but with a size; larger than the payload.
+    for found in [2 | 1 << 3, 1 | 13 << 3 | 8 << 8, 8 << 8, 1 | (PAYLOAD as u64 + 1) << 8] {
         let error = HeaderError::Payload { found };
         add(with(&image, VALUE, found), error.into(), &[&"payload word", &format!("{found:#018x}")]);
     }
@@ -364,7 +365,8 @@ fn a_sealed_memfd_that_is_no_segment_is_refused() {
     let half = HEADER_LEN + PAYLOAD / 2;
     refused(&image[..half], HeaderError::Truncated { len: half as u64, needed: total }.into(), &[]);
     refused(&with(&image, MEMBERSHIP, !0), HeaderError::Membership { found: !0 }.into(), &[]);
-    refused(&with(&image, RESERVED, 1), HeaderError::Reserved { found: 1 }.into(), &[]);
+    let error = HeaderError::InitialLength { initial: !0, payload: PAYLOAD as u64 };
+    refused(&with(&image, INITIAL_LEN, !0), error.into(), &[]);
     // Nobody ever finishes these.
     refused(&[], ShmemError::NotFound, &[]);
     refused(&with(&with(&image, MEMBERSHIP, 0), VALUE, 0), ShmemError::NotFound, &[]);

@@ -50,7 +50,7 @@ fn errors_of_headers_are_readable() {
         (HeaderError::Layout { found: 0xabcd }, &["0xabcd"]),
         (HeaderError::Length { total: 4097, payload: 2 }, &["4097", "2 bytes"]),
         (HeaderError::Flags { found: 0xabcd }, &["flags", "0xabcd"]),
-        (HeaderError::Reserved { found: 0xabcd }, &["zero", "0xabcd"]),
+        (HeaderError::InitialLength { initial: 7, payload: 5 }, &["7 bytes", "grow to 5"]),
         (HeaderError::Membership { found: 0xabcd }, &["membership", "0x000000000000abcd"]),
         (HeaderError::Payload { found: 0xabcd }, &["payload", "0x000000000000abcd"]),
     ]);

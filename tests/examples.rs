@@ -39,3 +39,16 @@ fn message_passing_survives_a_crash() {
          parent: the message is dropped, its value is 42\n"
     );
 }
+
+#[test]
+fn custom_allocator() {
+    assert_eq!(
+        run("custom-allocator", &[]),
+        "formatted: 6 cells free\n\
+         allocated: 40 bytes at 8\n\
+         too large: no free block is large enough; free some objects first\n\
+         freed: 2 cells in use, 4 free\n\
+         swept: 128 bytes of the dead, 1 cell in use\n\
+         grown: 14 cells free\n"
+    );
+}

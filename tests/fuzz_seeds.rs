@@ -1,10 +1,14 @@
-//! The fuzz targets start from seeds that are real: headers of segments as this version writes them
+//! The fuzz targets start from seeds that are real: headers of segments as this version writes them, and actions
+//! that an allocator has behind it
 //!
 //! `UPDATE_SEEDS=1 cargo test --test fuzz_seeds` writes them anew after a change of the format.
 
 #![cfg(target_endian = "little")]
 
 mod common;
+#[allow(dead_code)] // It is for property tests, too.
+#[path = "allocators/shadow.rs"]
+mod shadow;
 
 use common::TestName;
 use shmem_bind::{Builder, Header, OrphanPolicy, ShmemBox, UnlinkPolicy};
@@ -55,15 +59,48 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// For each allocator a sequence of actions, and one with damage.
+fn allocator_seeds() -> Vec<(String, Vec<u8>)> {
+    let mut seeds = Vec::new();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for (number, allocator) in (0..).zip(["bump", "tlsf", "slab"]) {
+        for (damage, kind) in [(0, "sound"), (0x80, "damaged")] {
+            for choice in [0x01, 0x8c, 0x17] {
+                let mut bytes = vec![number | damage, choice];
+                for _ in 0..60 {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    bytes.extend(random.to_le_bytes());
+                }
+                seeds.push((format!("{allocator}-{kind}-{choice:02x}"), bytes));
+            }
+        }
+    }
+    seeds
+}
+
+/// Compares a seed with the one in the package, or writes it.
+fn compare(target: &str, name: &str, bytes: &[u8]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target).join(name);
+    if std::env::var_os("UPDATE_SEEDS").is_some() {
+        fs::write(&path, bytes).unwrap();
+    }
+    assert_eq!(fs::read(&path).unwrap_or_default(), bytes, "{name}: see the head of this file");
+}
+
 #[test]
 fn seeds_are_up_to_date() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/header");
     for (name, bytes) in seeds() {
         assert_eq!(Header::parse(&bytes).is_err(), name.starts_with("refused"), "{name}");
-        let path = directory.join(name);
-        if std::env::var_os("UPDATE_SEEDS").is_some() {
-            fs::write(&path, &bytes).unwrap();
-        }
-        assert_eq!(fs::read(&path).unwrap_or_default(), bytes, "{name}: see the head of this file");
+        compare("header", name, &bytes);
+    }
+}
+
+#[test]
+fn allocator_seeds_are_up_to_date() {
+    for (name, bytes) in allocator_seeds() {
+        shadow::run(&bytes);
+        compare("allocator", &name, &bytes);
     }
 }

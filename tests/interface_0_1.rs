@@ -10,7 +10,7 @@ extern crate shmem_bind;
 mod common;
 
 use common::{Child, Parent, TestName};
-use shmem_bind::{self as shmem, Builder, BuilderWithSize, ShmemBox, ShmemConf, ShmemError};
+use shmem_bind::{self as shmem, Builder, BuilderWithSize, Handle, ShmemBox, ShmemConf, ShmemError};
 use std::cell::Cell;
 use std::error::Error;
 use std::fmt::Debug;
@@ -223,7 +223,7 @@ fn functions_have_the_types_they_had() {
     let _: fn(BuilderWithSize) -> Result<ShmemConf, ShmemError> = BuilderWithSize::open;
     let _: unsafe fn(ShmemConf) -> ShmemBox<u8> = ShmemConf::boxed::<u8>;
     let _: fn(ShmemBox<u8>) -> ShmemBox<u8> = ShmemBox::own;
-    let _: fn(ShmemBox<u8>) = ShmemBox::leak;
+    let _: fn(ShmemBox<u8>) -> Handle<u8> = ShmemBox::leak;
 }
 
 #[test]

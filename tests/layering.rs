@@ -13,18 +13,19 @@ struct Module {
 /// The modules declared in `file`, each followed by its children, in the order of declaration.
 fn declared(file: &Path, prefix: &str) -> Vec<Module> {
     let mut modules = Vec::new();
-    let directory = file.parent().unwrap();
+    let mut directory = file.parent().unwrap().to_owned();
+    let stem = file.file_stem().unwrap();
+    if stem != "lib" && stem != "mod" {
+        directory.push(stem);
+    }
     for line in fs::read_to_string(file).unwrap().lines() {
         let line = line.trim_start_matches("pub(crate) ");
         let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) else { continue };
         let (flat, nested) = (directory.join(format!("{name}.rs")), directory.join(name).join("mod.rs"));
         let full_name = format!("{prefix}{name}");
-        if nested.exists() {
-            modules.extend(declared(&nested, &format!("{full_name}::")));
-            modules.push(Module { path: nested, name: full_name });
-        } else {
-            modules.push(Module { path: flat, name: full_name });
-        }
+        let path = if nested.exists() { nested } else { flat };
+        modules.extend(declared(&path, &format!("{full_name}::")));
+        modules.push(Module { path, name: full_name });
     }
     modules
 }

@@ -121,6 +121,16 @@ impl TypeTag {
         Self { fingerprint: extend(OFFSET_BASIS, Record::Core, name, &words), size, align, version }
     }
 
+    /// The tag of slices of `T`, which has the tag `element`; its size is that of one element.
+    pub(crate) const fn of_slice<T>(element: Self) -> Self {
+        Self::of_core::<T>("[T]", 0, Some(element))
+    }
+
+    /// The tag of `str`; its size is that of one byte.
+    pub(crate) const fn of_str() -> Self {
+        Self::of_core::<u8>("str", 0, None)
+    }
+
     /// Adds a field: its name, its offset in bytes and the tag of its type.
     #[must_use]
     pub const fn with_field(self, name: &str, offset: usize, tag: Self) -> Self {

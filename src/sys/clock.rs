@@ -13,10 +13,15 @@ const FIRST_SLEEP: Duration = Duration::from_micros(50);
 const LONGEST_SLEEP: Duration = Duration::from_millis(2);
 
 /// Time since boot, without the time asleep.
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
     // The kernel keeps both fields of CLOCK_MONOTONIC in range.
     Duration::new(u64::try_from(tv_sec).unwrap_or(0), u32::try_from(tv_nsec).unwrap_or(0))
+}
+
+/// Lets another thread run.
+pub(crate) fn yield_now() {
+    thread::sched_yield();
 }
 
 /// How long to go on trying, counted from the first wait.

@@ -4,5 +4,6 @@
 //! decide nothing, and keep no state but what their RAII types own.
 
 pub(crate) mod clock;
+pub(crate) mod futex;
 pub(crate) mod process;
 pub(crate) mod shm;

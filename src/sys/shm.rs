@@ -297,6 +297,59 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// The same, for a range that stays mostly unused: none of its memory is promised.
+    pub(crate) fn private_sparse(len: usize) -> Result<Self, Errno> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a null hint lets the kernel choose a free range, so no existing memory is touched.
+        let base = unsafe { mm::mmap_anonymous(ptr::null_mut(), len, protection, flags) }?;
+        let mapping = Self::own(base.cast(), len)?;
+        // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes nothing in this process.
+        unsafe { mm::madvise(base, len, Advice::LinuxWipeOnFork) }?;
+        Ok(mapping)
+    }
+
+    /// Takes the mapping over from where [`leak`](Self::leak) left it.
+    ///
+    /// # Safety
+    /// `len` bytes from `base` were a mapping that was leaked, and nothing else takes it over.
+    pub(crate) const unsafe fn from_raw(base: NonNull<u8>, len: usize) -> Self {
+        Self { base, len }
+    }
+
+    /// Children after `fork` do not get this range.
+    pub(crate) fn exclude_from_fork(&self) -> Result<(), Errno> {
+        // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes nothing in this process.
+        unsafe { mm::madvise(self.base.as_ptr().cast(), self.len, Advice::LinuxDontFork) }
+    }
+
+    /// Takes the memory of the pages in this part of a shared mapping, so that no store there fails later. On error
+    /// some of it may have been taken.
+    ///
+    /// `ENOMEM` says that there is none.
+    pub(crate) fn populate(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        let Some((base, len)) = self.pages(offset, len) else { return Err(Errno::INVAL) };
+        let populate = || {
+            // SAFETY: by invariant 1 the range is mapped; the advice changes no contents.
+            unsafe { mm::madvise(base.as_ptr().cast(), len, Advice::LinuxPopulateWrite) }
+        };
+        match io::retry_on_intr(populate) {
+            // The file system is full, or the memory is.
+            Err(Errno::FAULT | Errno::NOSPC) => Err(Errno::NOMEM),
+            result => result,
+        }
+    }
+
+    /// The whole pages that this part of the mapping touches.
+    fn pages(&self, offset: usize, len: usize) -> Option<(NonNull<u8>, usize)> {
+        let page = rustix::param::page_size();
+        let end = offset.checked_add(len)?.checked_next_multiple_of(page)?.min(self.len);
+        let start = offset.checked_sub(offset.checked_rem(page)?)?;
+        let len = end.checked_sub(start)?;
+        // SAFETY: `start` is at most `end`, which is at most the length of the mapping.
+        Some((unsafe { self.base.add(start) }, len))
+    }
+
     fn own(base: *mut u8, len: usize) -> Result<Self, Errno> {
         // The kernel maps nothing at address zero unless told to.
         let base = NonNull::new(base).ok_or(Errno::NOMEM)?;

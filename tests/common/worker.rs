@@ -164,7 +164,9 @@ impl Held {
 
     fn leak(self) {
         match self {
-            Self::Box(value) => ShmemBox::leak(value),
+            Self::Box(value) => {
+                ShmemBox::leak(value);
+            }
             other => other.into_conf().leak(),
         }
     }

@@ -11,10 +11,13 @@
 //! | 24 | 8 | length of the payload, in bytes |
 //! | 32 | 8 | [flags](Flags): sort and policies |
 //! | 40 | 16 | random segment id |
-//! | 56 | 8 | zero |
+//! | 56 | 8 | length that the payload starts with, in bytes; 0: all of it |
 //! | 64 | 8 | [membership word](crate::membership) |
 //! | 72 | 8 | [payload word](Payload) |
 //! | 80 | 24 | counters: swept, adopted, failed unlinks |
+//! | 128 | 64 | of an arena: its heap's lock and length |
+//! | 192 | 64 | of an arena: its directory |
+//! | 256 | 64 | of an arena: its counters |
 //! | 512 | 56 × 64 | slots: [tenancy word](crate::tenancy), generation |
 //!
 //! All else is zero. The first 64 bytes never change once written, in one `write`, by the creator; from then
@@ -22,12 +25,17 @@
 //! reads a copy of the bytes, so nothing can change under it; what it validated is kept in private memory,
 //! and the fixed fields are never read from the segment again.
 
+mod payload;
+mod shared;
+
+pub use payload::{Payload, SegmentId};
+pub use shared::Statistics;
+pub(crate) use shared::{Counter, DirectoryWords, SharedHeader};
+
 use crate::error::HeaderError;
-use crate::membership::{MAX_ATTACHMENTS, Membership, OrphanPolicy, Phase, Slot, UnlinkPolicy};
-use crate::tenancy::Tenancy;
+use crate::membership::{MAX_ATTACHMENTS, Membership, OrphanPolicy, Phase, UnlinkPolicy};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering, fence};
-use static_assertions::const_assert_eq;
+use shared::SharedSlot;
 
 /// Length of the header, in bytes; the payload begins here, and is aligned to it.
 pub const HEADER_LEN: usize = 4096;
@@ -66,88 +74,8 @@ bitflags::bitflags! {
         const REFUSE_ORPHAN = 1 << 3;
         /// Without a name.
         const MEMFD = 1 << 4;
-    }
-}
-
-/// A number that tells a segment from every other one, also from a later one of the same name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SegmentId([u64; 2]);
-
-impl SegmentId {
-    pub(crate) const NIL: Self = Self([0; 2]);
-
-    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
-        let number = u128::from_be_bytes(bytes);
-        Self([(number >> 64) as u64, number as u64])
-    }
-
-    /// The number as bytes, in the order in which they are displayed.
-    #[must_use]
-    pub const fn to_bytes(self) -> [u8; 16] {
-        let Self([high, low]) = self;
-        ((high as u128) << 64 | low as u128).to_be_bytes()
-    }
-}
-
-impl core::fmt::Display for SegmentId {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Self([high, low]) = self;
-        write!(f, "{high:016x}{low:016x}")
-    }
-}
-
-impl core::fmt::Debug for SegmentId {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "SegmentId({self})")
-    }
-}
-
-/// What the payload of a segment is, in one word that changes once, from zero.
-///
-/// | bits | field | meaning |
-/// |---|---|---|
-/// | 0..=2 | kind | 0 nothing yet; 1 one value |
-/// | 3..=7 | alignment | of the value: its binary logarithm |
-/// | 8..=63 | size | of the value, in bytes |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Payload {
-    /// Nobody has said what it is.
-    Unset,
-    /// One value, made by [`boxed`](crate::ShmemConf::boxed).
-    Value {
-        /// Its size, in bytes.
-        size: u64,
-        /// Its alignment, in bytes: a power of two, up to 4096.
-        align: u64,
-    },
-}
-
-impl Payload {
-    const ALIGN_SHIFT: u32 = 3;
-    const SIZE_SHIFT: u32 = 8;
-
-    /// Of a type's size and alignment, which are those of a type that fits in a payload.
-    pub(crate) const fn value_of<T>() -> Self {
-        Self::Value { size: size_of::<T>() as u64, align: align_of::<T>() as u64 }
-    }
-
-    pub(crate) const fn to_bits(self) -> u64 {
-        match self {
-            Self::Unset => 0,
-            Self::Value { size, align } => {
-                1 | (align.trailing_zeros() as u64) << Self::ALIGN_SHIFT | size << Self::SIZE_SHIFT
-            }
-        }
-    }
-
-    pub(crate) const fn from_bits(bits: u64) -> Result<Self, HeaderError> {
-        let (kind, log, size) = (bits & 7, bits >> Self::ALIGN_SHIFT & 31, bits >> Self::SIZE_SHIFT);
-        match kind {
-            0 if bits == 0 => Ok(Self::Unset),
-            1 if log <= HEADER_LEN.trailing_zeros() as u64 => Ok(Self::Value { size, align: 1 << log }),
-            _ => Err(HeaderError::Payload { found: bits }),
-        }
+        /// Memory is taken when it is first written.
+        const LAZY = 1 << 5;
     }
 }
 
@@ -157,6 +85,7 @@ impl Payload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     payload_len: u64,
+    initial_len: u64,
     flags: Flags,
     id: SegmentId,
     membership: Membership,
@@ -184,11 +113,20 @@ impl Header {
         let sort = if memfd { Flags::MEMFD } else { Flags::empty() };
         Self {
             payload_len,
+            initial_len: payload_len,
             flags: unlink | orphan | sort,
             id,
             membership: Membership::from_bits(0),
             payload: Payload::Unset,
         }
+    }
+
+    /// The same of a payload that starts with `initial_len` bytes and may grow, and whose memory is taken when it
+    /// is first written, if `is_lazy`.
+    pub(crate) fn growing_from(mut self, initial_len: u64, is_lazy: bool) -> Self {
+        self.initial_len = initial_len.min(self.payload_len);
+        self.flags.set(Flags::LAZY, is_lazy);
+        self
     }
 
     /// Reads a header from the first bytes of a segment; 128 suffice.
@@ -250,10 +188,11 @@ impl Header {
             .ok_or(HeaderError::Flags { found })?;
         let id =
             SegmentId([word(offset_of!(SharedHeader, id_high))?, word(offset_of!(SharedHeader, id_low))?]);
-        let reserved = word(offset_of!(SharedHeader, reserved))?;
-        if reserved != 0 {
-            return Err(HeaderError::Reserved { found: reserved });
-        }
+        let initial_len = match word(offset_of!(SharedHeader, initial_len))? {
+            0 => payload_len,
+            initial if initial < payload_len => initial,
+            initial => return Err(HeaderError::InitialLength { initial, payload: payload_len }),
+        };
         let membership = Membership::from_bits(word(offset_of!(SharedHeader, membership))?);
         if membership.phase().is_err() {
             return Err(HeaderError::Membership { found: membership.bits() });
@@ -268,7 +207,7 @@ impl Header {
         if bytes.len() < PREFIX_LEN {
             return Err(HeaderError::Truncated { len: bytes.len() as u64, needed: PREFIX_LEN as u64 });
         }
-        Ok(Self { payload_len, flags, id, membership, payload })
+        Ok(Self { payload_len, initial_len, flags, id, membership, payload })
     }
 
     /// The first bytes of a segment with this header, counters and tables left out.
@@ -286,6 +225,10 @@ impl Header {
             (offset_of!(SharedHeader, flags), self.flags.bits()),
             (offset_of!(SharedHeader, id_high), high),
             (offset_of!(SharedHeader, id_low), low),
+            (
+                offset_of!(SharedHeader, initial_len),
+                if self.initial_len == self.payload_len { 0 } else { self.initial_len },
+            ),
             (offset_of!(SharedHeader, membership), self.membership.bits()),
             (offset_of!(SharedHeader, payload), self.payload.to_bits()),
         ] {
@@ -296,10 +239,21 @@ impl Header {
         bytes
     }
 
-    /// Length of the payload, in bytes.
+    /// Length of the payload, in bytes; of one that grows, the most that it may come to.
     #[must_use]
     pub const fn payload_len(&self) -> u64 {
         self.payload_len
+    }
+
+    /// Length that the payload was created with, in bytes. An arena that grows starts with this.
+    #[must_use]
+    pub const fn initial_len(&self) -> u64 {
+        self.initial_len
+    }
+
+    /// Whether memory is taken when it is first written, and not before.
+    pub(crate) const fn is_lazy(&self) -> bool {
+        self.flags.contains(Flags::LAZY)
     }
 
     /// Length of the whole segment, in bytes.
@@ -380,132 +334,6 @@ impl Header {
     }
 }
 
-/// The header as it lies in the segment. Any process may change any of it at any time.
-#[repr(C, align(64))]
-pub(crate) struct SharedHeader {
-    magic: AtomicU64,
-    format: AtomicU64,
-    total_len: AtomicU64,
-    payload_len: AtomicU64,
-    flags: AtomicU64,
-    id_high: AtomicU64,
-    id_low: AtomicU64,
-    reserved: AtomicU64,
-    membership: AtomicU64,
-    payload: AtomicU64,
-    swept: AtomicU64,
-    adopted: AtomicU64,
-    unlink_failures: AtomicU64,
-    unused: [AtomicU64; 51],
-    slots: [SharedSlot; MAX_ATTACHMENTS as usize],
-}
-
-/// One attachment: who has it, and how often the slot has been let.
-#[repr(C, align(64))]
-struct SharedSlot {
-    tenancy: AtomicU64,
-    generation: AtomicU64,
-}
-
-const_assert_eq!(size_of::<SharedHeader>(), HEADER_LEN);
-const_assert_eq!(size_of::<SharedSlot>(), 64);
-const_assert_eq!(offset_of!(SharedHeader, membership), 64);
-const_assert_eq!(offset_of!(SharedHeader, slots), 512);
-
-/// What has happened to a segment, for the log of a daemon.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Statistics {
-    /// Attachments of processes that died, given back.
-    pub swept: u64,
-    /// How often a new owner took the place of one that died.
-    pub adopted: u64,
-    /// How often the name could not be removed for want of permission.
-    pub unlink_failures: u64,
-}
-
-/// What the header counts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Counter {
-    Swept,
-    Adopted,
-    UnlinkFailures,
-}
-
-impl SharedHeader {
-    // SYNC: all words that decide something are loaded with Acquire and changed with AcqRel, here and nowhere
-    // else: what a process did before it attached, left or swept is seen by whoever sees that it did.
-
-    pub(crate) fn membership(&self) -> Membership {
-        Membership::from_bits(load(&self.membership))
-    }
-
-    /// Puts `new` in the place of exactly `old`.
-    pub(crate) fn replace_membership(&self, old: Membership, new: Membership) -> bool {
-        replace(&self.membership, old.bits(), new.bits())
-    }
-
-    pub(crate) fn tenancy(&self, slot: Slot) -> Tenancy {
-        self.slot(slot).map_or(Tenancy::FREE, |slot| Tenancy::from_bits(load(&slot.tenancy)))
-    }
-
-    /// Puts `new` in the place of exactly `old`.
-    pub(crate) fn replace_tenancy(&self, slot: Slot, old: Tenancy, new: Tenancy) -> bool {
-        self.slot(slot).is_some_and(|slot| replace(&slot.tenancy, old.bits(), new.bits()))
-    }
-
-    pub(crate) fn generation(&self, slot: Slot) -> u64 {
-        self.slot(slot).map_or(0, |slot| load(&slot.generation))
-    }
-
-    /// Counts one more tenant of this slot, the caller, and gives the new count.
-    pub(crate) fn next_generation(&self, slot: Slot) -> u64 {
-        self.slot(slot).map_or(0, |slot| slot.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1))
-    }
-
-    pub(crate) fn payload(&self) -> Result<Payload, HeaderError> {
-        Payload::from_bits(load(&self.payload))
-    }
-
-    /// Says what the payload is, unless that has been said.
-    pub(crate) fn set_payload(&self, payload: Payload) -> bool {
-        replace(&self.payload, Payload::Unset.to_bits(), payload.to_bits())
-    }
-
-    pub(crate) fn count(&self, counter: Counter) {
-        let counter = match counter {
-            Counter::Swept => &self.swept,
-            Counter::Adopted => &self.adopted,
-            Counter::UnlinkFailures => &self.unlink_failures,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn statistics(&self) -> Statistics {
-        Statistics {
-            swept: self.swept.load(Ordering::Relaxed),
-            adopted: self.adopted.load(Ordering::Relaxed),
-            unlink_failures: self.unlink_failures.load(Ordering::Relaxed),
-        }
-    }
-
-    fn slot(&self, slot: Slot) -> Option<&SharedSlot> {
-        self.slots.get(slot.index())
-    }
-}
-
-/// An acquiring load, also from a read-only mapping: there, only a relaxed load is sure to be a mere read (and
-/// one of 64 bits only on 64-bit machines; on 32-bit x86 it is one in practice).
-fn load(word: &AtomicU64) -> u64 {
-    let bits = word.load(Ordering::Relaxed);
-    fence(Ordering::Acquire);
-    bits
-}
-
-fn replace(word: &AtomicU64, old: u64, new: u64) -> bool {
-    word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
-}
-
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod tests {
@@ -531,11 +359,13 @@ mod tests {
         for unlink in [UnlinkPolicy::OwnerDrop, UnlinkPolicy::LastDetach, UnlinkPolicy::Never] {
             for orphan in [OrphanPolicy::Adopt, OrphanPolicy::Recreate, OrphanPolicy::Refuse] {
                 for (memfd, len) in [(false, 1), (true, MAX_PAYLOAD)] {
-                    let header = Header::new(len, SegmentId::from_bytes([9; 16]), unlink, orphan, memfd);
+                    let header = Header::new(len, SegmentId::from_bytes([9; 16]), unlink, orphan, memfd)
+                        .growing_from(len / 2 + 1, memfd);
                     let parsed = Header::parse(&header.encode()).unwrap();
                     assert_eq!(parsed, header);
                     assert_eq!((parsed.unlink_policy(), parsed.orphan_policy()), (unlink, orphan));
                     assert_eq!((parsed.is_memfd(), parsed.payload_len()), (memfd, len));
+                    assert_eq!((parsed.is_lazy(), parsed.initial_len()), (memfd, len / 2 + 1));
                     assert_eq!(parsed.phase(), Some(Phase::Forming));
                 }
             }
@@ -557,13 +387,15 @@ mod tests {
             (16, 4197, HeaderError::Length { total: 4197, payload: 100 }),
             (24, 0, HeaderError::Length { total: 4196, payload: 0 }),
             (24, !0, HeaderError::Length { total: 4196, payload: !0 }),
-            (32, 1 << 5, HeaderError::Flags { found: 1 << 5 }),
+            (32, 1 << 6, HeaderError::Flags { found: 1 << 6 }),
             (32, 0b11, HeaderError::Flags { found: 0b11 }),
             (32, 0b1100, HeaderError::Flags { found: 0b1100 }),
-            (56, 1, HeaderError::Reserved { found: 1 }),
+            (56, 100, HeaderError::InitialLength { initial: 100, payload: 100 }),
+            (56, !0, HeaderError::InitialLength { initial: !0, payload: 100 }),
             (64, !0, HeaderError::Membership { found: !0 }),
             (64, 1 << 62, HeaderError::Membership { found: 1 << 62 }),
             (72, 7, HeaderError::Payload { found: 7 }),
+            (72, 2 | 1 << 3, HeaderError::Payload { found: 2 | 1 << 3 }),
             (72, 1 | 13 << 3, HeaderError::Payload { found: 1 | 13 << 3 }),
             (72, 1 | 101 << 8, HeaderError::Payload { found: 1 | 101 << 8 }),
         ] {
@@ -589,7 +421,14 @@ mod tests {
 
     #[test]
     fn payload_words_round_trip() {
-        for payload in [Payload::Unset, Payload::value_of::<()>(), Payload::value_of::<[u64; 99]>()] {
+        let allocator = crate::allocator_id::AllocatorId::new("x", 1);
+        for payload in [
+            Payload::Unset,
+            Payload::value_of::<()>(),
+            Payload::value_of::<[u64; 99]>(),
+            Payload::Arena { allocator, is_formed: false },
+            Payload::Arena { allocator, is_formed: true },
+        ] {
             assert_eq!(Payload::from_bits(payload.to_bits()), Ok(payload));
         }
     }

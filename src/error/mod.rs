@@ -4,6 +4,11 @@
 //! data that tells it apart. Every message says what to do next. [`ShmemError`] also takes in the errors of
 //! the later operations, so that one `Result<_, ShmemError>` serves a whole `main`.
 
+mod arena;
+
+pub use arena::{AllocError, ArenaError, DirectoryError, HandleError, HeapError, Rejected};
+
+use crate::allocator_id::AllocatorId;
 use crate::membership::MAX_ATTACHMENTS;
 use core::error::Error;
 use core::fmt;
@@ -79,6 +84,14 @@ pub enum ShmemError {
     },
     /// Not from opening: [`ShmemConf::try_boxed`](crate::ShmemConf::try_boxed) failed.
     Box(BoxError),
+    /// The segment could not be used as an arena.
+    Arena(ArenaError),
+    /// An object could not be allocated.
+    Alloc(AllocError),
+    /// A handle could not be claimed.
+    Handle(HandleError),
+    /// A name could not be published or found.
+    Directory(DirectoryError),
     /// Not from opening: [`ShmemBox::try_own`](crate::ShmemBox::try_own) failed.
     Own(OwnError),
 }
@@ -112,6 +125,13 @@ pub enum SizeError {
     Negative {
         /// The number.
         asked: i128,
+    },
+    /// It is more than the size that the segment may grow to.
+    AboveMaximum {
+        /// Size asked for, in bytes.
+        asked: u64,
+        /// [`max_size`](crate::BuilderWithSize::max_size), in bytes.
+        max: u64,
     },
     /// It is beyond the address space of this process.
     TooLarge {
@@ -176,10 +196,12 @@ pub enum HeaderError {
         /// The flags.
         found: u64,
     },
-    /// Words that must be zero are not.
-    Reserved {
-        /// The first of them that is not zero.
-        found: u64,
+    /// The length that the payload starts with is not shorter than the payload.
+    InitialLength {
+        /// That length, in bytes.
+        initial: u64,
+        /// Length of the payload, in bytes.
+        payload: u64,
     },
     /// No sequence of events leads to this membership word.
     Membership {
@@ -221,6 +243,11 @@ pub enum BoxError {
         asked_size: usize,
         /// Alignment of the type asked for, in bytes.
         asked_align: usize,
+    },
+    /// The segment is an arena, made by [`ShmemConf::arena`](crate::ShmemConf::arena).
+    Arena {
+        /// The allocator that manages it.
+        allocator: AllocatorId,
     },
     /// The header's word on what the payload is has been damaged.
     Damaged {
@@ -319,6 +346,10 @@ impl fmt::Display for ShmemError {
                 })
             }
             Self::Box(error) => error.fmt(f),
+            Self::Arena(error) => error.fmt(f),
+            Self::Alloc(error) => error.fmt(f),
+            Self::Handle(error) => error.fmt(f),
+            Self::Directory(error) => error.fmt(f),
             Self::Own(error) => error.fmt(f),
         }
     }
@@ -355,6 +386,9 @@ impl fmt::Display for SizeError {
             Self::Zero => f.write_str("a segment of no bytes cannot be mapped; ask for at least one"),
             Self::Negative { asked } => {
                 write!(f, "a segment cannot have {asked} bytes; ask for at least one")
+            }
+            Self::AboveMaximum { asked, max } => {
+                write!(f, "the size of {asked} bytes is above max_size, {max}; ask for less, or raise it")
             }
             Self::TooLarge { max } => {
                 write!(f, "the size is beyond the address space; ask for at most {max} bytes")
@@ -411,12 +445,11 @@ impl fmt::Display for HeaderError {
                     "the header is damaged: flags {found:#x}; remove the file and create the segment again"
                 )
             }
-            Self::Reserved { found } => {
-                write!(
-                    f,
-                    "the header is damaged: {found:#x} where zero must be; remove the file and create the segment again"
-                )
-            }
+            Self::InitialLength { initial, payload } => write!(
+                f,
+                "the header is damaged: a payload that starts with {initial} bytes does not grow to {payload}; \
+                 remove the file and create the segment again"
+            ),
             Self::Membership { found } => write!(
                 f,
                 "the header is damaged: membership word {found:#018x}; remove the file and create the segment \
@@ -452,6 +485,11 @@ impl fmt::Display for BoxError {
                 f,
                 "the header is damaged: payload word {found:#018x}; remove the file and create the segment again"
             ),
+            Self::Arena { allocator } => write!(
+                f,
+                "the segment is an arena managed by {allocator}, not a single value; use arena, or choose another \
+                 name"
+            ),
             Self::ReadOnly => {
                 f.write_str("the segment is attached read-only; use read_ref, or attach to write")
             }
@@ -481,33 +519,32 @@ impl Error for HeaderError {}
 impl Error for BoxError {}
 impl Error for OwnError {}
 
-impl From<NameError> for ShmemError {
-    fn from(error: NameError) -> Self {
-        Self::Name(error)
-    }
+/// Conversions of the errors of one operation into [`ShmemError`].
+macro_rules! from {
+    ($($variant:ident($error:ty);)*) => {
+        $(impl From<$error> for ShmemError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
 }
 
-impl From<SizeError> for ShmemError {
-    fn from(error: SizeError) -> Self {
-        Self::Size(error)
-    }
+from! {
+    Name(NameError);
+    Size(SizeError);
+    Header(HeaderError);
+    Box(BoxError);
+    Own(OwnError);
+    Arena(ArenaError);
+    Alloc(AllocError);
+    Handle(HandleError);
+    Directory(DirectoryError);
 }
 
-impl From<HeaderError> for ShmemError {
-    fn from(error: HeaderError) -> Self {
-        Self::Header(error)
-    }
-}
-
-impl From<BoxError> for ShmemError {
-    fn from(error: BoxError) -> Self {
-        Self::Box(error)
-    }
-}
-
-impl From<OwnError> for ShmemError {
-    fn from(error: OwnError) -> Self {
-        Self::Own(error)
+impl<T> From<Rejected<T>> for ShmemError {
+    fn from(rejected: Rejected<T>) -> Self {
+        Self::Alloc(rejected.error)
     }
 }
 

@@ -24,11 +24,13 @@
 //!
 //! [`Again`]: Attempt::Again
 
+mod joining;
+
 use crate::attachment::{Attached, Attachment, Origin, Seat, Vacancy};
 use crate::error::{FileKind, HeaderError, NameError, ShmemError, SizeError};
-use crate::header::{Counter, Header, PREFIX_LEN, SegmentId};
+use crate::header::{HEADER_LEN, Header, PREFIX_LEN, SegmentId};
 use crate::lifecycle::{Link, Member};
-use crate::membership::{Event, OrphanPolicy, Phase, Refusal, Slot, UnlinkPolicy};
+use crate::membership::{Event, OrphanPolicy, Phase, Refusal, UnlinkPolicy};
 use crate::name::Name;
 use crate::region::Region;
 use crate::sys::clock::Deadline;
@@ -36,6 +38,7 @@ use crate::sys::process;
 use crate::sys::shm::{self, Access, Status};
 use crate::tenancy::Tenancy;
 use core::time::Duration;
+use joining::Joining;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
@@ -60,6 +63,8 @@ pub(crate) struct Options {
     pub(crate) unlink: UnlinkPolicy,
     pub(crate) orphan: OrphanPolicy,
     pub(crate) reserve: ReservePolicy,
+    /// Most bytes that the payload may grow to; as many as it starts with if `None`.
+    pub(crate) max_len: Option<Result<u64, SizeError>>,
 }
 
 impl Options {
@@ -70,6 +75,7 @@ impl Options {
         unlink: UnlinkPolicy::OwnerDrop,
         orphan: OrphanPolicy::Adopt,
         reserve: ReservePolicy::Now,
+        max_len: None,
     };
 }
 
@@ -155,15 +161,19 @@ pub(crate) fn create_memfd(
     let vacancy = reserve_record()?;
     let fd = os("memfd_create", shm::memfd(c"shmem-bind"))?;
     let header = new_header(payload_len, &options, true)?;
-    lay_out(&fd, &header, options.reserve)?;
+    lay_out(&fd, &header)?;
     os("fcntl", shm::seal(&fd))?;
-    let (region, seat) = furnish(&fd, payload_len, vacancy.own())?;
-    let attached = go_live(&header, region, None, vacancy.own(), seat)?;
+    let (region, seat) = furnish(&fd, header.payload_len(), vacancy.own())?;
+    let attached = go_live(&header, region, None, vacancy.own(), seat, options.timeout)?;
     Ok((vacancy.occupy(attached), fd))
 }
 
 /// Attaches to a segment without a name.
-pub(crate) fn attach_memfd(fd: &OwnedFd, access: Access) -> Result<Attachment, ShmemError> {
+pub(crate) fn attach_memfd(
+    fd: &OwnedFd,
+    access: Access,
+    patience: Duration,
+) -> Result<Attachment, ShmemError> {
     let vacancy = reserve_record()?;
     if !shm::is_sealed(fd) {
         return Err(ShmemError::Unsealed);
@@ -182,6 +192,7 @@ pub(crate) fn attach_memfd(fd: &OwnedFd, access: Access) -> Result<Attachment, S
         region: map(fd, &header, &status, access)?,
         link: None,
         own: vacancy.own(),
+        patience,
     };
     match joining.attach()? {
         Attempt::Done(Some(attached)) => Ok(vacancy.occupy(attached)),
@@ -285,7 +296,15 @@ impl Request {
                 if !os("flock", shm::try_lock_shared(fd))? {
                     return AGAIN;
                 }
-                Joining { intent: self.intent, header, region, link: Some(link), own }.attach()
+                Joining {
+                    intent: self.intent,
+                    header,
+                    region,
+                    link: Some(link),
+                    own,
+                    patience: self.options.timeout,
+                }
+                .attach()
             }
         }
     }
@@ -305,7 +324,8 @@ impl Request {
             return AGAIN;
         }
         let region = map(fd, &header, &status, Access::ReadWrite)?;
-        Joining { intent: self.intent, header, region, link: Some(link), own }.attach()
+        Joining { intent: self.intent, header, region, link: Some(link), own, patience: self.options.timeout }
+            .attach()
     }
 
     /// Attaches without a lock, in order never to write.
@@ -320,7 +340,15 @@ impl Request {
         }
         let status = self.checked_status(fd)?;
         let region = map(fd, &header, &status, Access::ReadOnly)?;
-        Joining { intent: self.intent, header, region, link: Some(self.link(&status)), own }.attach()
+        Joining {
+            intent: self.intent,
+            header,
+            region,
+            link: Some(self.link(&status)),
+            own,
+            patience: self.options.timeout,
+        }
+        .attach()
     }
 
     /// Makes a new segment of a file that has none, or half a one by a creator that died.
@@ -359,149 +387,32 @@ impl Request {
         if status.mode != self.options.mode {
             os("fchmod", shm::set_mode(fd, self.options.mode))?;
         }
-        lay_out(fd, &header, self.options.reserve)?;
-        let (region, seat) = furnish(fd, payload_len, own)?;
+        lay_out(fd, &header)?;
+        let (region, seat) = furnish(fd, header.payload_len(), own)?;
         // Before the last step, so that nothing can fail after it. Nobody else takes a shared lock meanwhile,
         // for the phase is still Forming. (For want of memory it fails before it gives the exclusive one up.)
         if !os("flock", shm::try_lock_shared(fd))? {
             return AGAIN;
         }
-        let attached = go_live(&header, region, Some(link), own, seat)?;
+        let attached = go_live(&header, region, Some(link), own, seat, self.options.timeout)?;
         Ok(Attempt::Done(Some(attached)))
     }
 }
 
-/// A segment that is locked (unless it is a memfd), mapped, and not being formed.
-struct Joining {
-    intent: Intent,
-    header: Header,
-    region: Region,
-    link: Option<Link>,
-    own: Tenancy,
-}
-
-impl Joining {
-    fn attach(self) -> Result<Attempt, ShmemError> {
-        let member = Member { header: self.region.header(), link: self.link.as_ref(), own: self.own };
-        let word = member.header.membership();
-        let phase = word.phase().map_err(|refusal| damaged(&member, refusal))?;
-        match (phase, self.intent) {
-            (Phase::Live, Intent::Read) => {
-                return Ok(Attempt::Done(Some(self.attached(None, Origin::Attached))));
-            }
-            (Phase::Live, _) => {}
-            (Phase::Forming, _) | (Phase::Retired, Intent::Read) => return Err(ShmemError::NotFound),
-            (Phase::Retired, _) => {
-                if let Some(unlinker) = word.owner_slot() {
-                    os("unlink", member.take_over(unlinker))?;
-                }
-                return AGAIN;
-            }
-        }
-        if self.intent == Intent::Unlink {
-            return retire(&member);
-        }
-        if !self.look_after_the_dead(&member) {
-            self.check_wishes()?;
-        } else if self.intent.creates().is_none() {
-            // What is to be made anew does not count as there.
-            return Err(ShmemError::NotFound);
-        } else {
-            may_unlink(&member)?;
-        }
-        let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
-        // Killed from here on: a sweep finds the tenancy.
-        let generation = member.header.next_generation(slot);
-        let step = match member.step(self.joining_event(slot)) {
-            Ok(step) if !step.unlink => {
-                let origin =
-                    if step.word.owner_slot() == Some(slot) { Origin::Adopted } else { Origin::Attached };
-                if origin == Origin::Adopted {
-                    member.header.count(Counter::Adopted);
-                }
-                return Ok(Attempt::Done(Some(self.attached(Some(Seat { slot, generation }), origin))));
-            }
-            other => other,
-        };
-        let result = match step {
-            // Retired instead of joined, to be made anew.
-            Ok(_) => os("unlink", member.unlink_counted()).and(AGAIN),
-            Err(Refusal::Phase(_)) => AGAIN,
-            Err(Refusal::Orphaned) => Err(ShmemError::Orphaned),
-            Err(refusal) => Err(damaged(&member, refusal)),
-        };
-        member.free_tenancy(slot);
-        result
-    }
-
-    /// Who only attaches does not take an orphan from the one who will open it: its leaving would unlink it. A
-    /// memfd has no other way of being opened.
-    fn joining_event(&self, slot: Slot) -> Event {
-        match self.header.orphan_policy() {
-            OrphanPolicy::Adopt if self.intent == Intent::Attach && self.link.is_some() => {
-                Event::JoinAside(slot)
-            }
-            policy => Event::Join(slot, policy),
-        }
-    }
-
-    /// Sweeps the owner if it is dead, so that this opener is the next one to find an orphan; and gives
-    /// whether the segment is to be unlinked and made anew, as its policy wants it.
-    fn look_after_the_dead(&self, member: &Member<'_>) -> bool {
-        if let Some(owner) = member.header.membership().owner_slot() {
-            // If the segment has been retired meanwhile, this may have to unlink it. That it is not permitted to
-            // has been counted, and joining is refused.
-            let _: Result<bool, Errno> = member.sweep(owner);
-        }
-        if self.header.orphan_policy() != OrphanPolicy::Recreate || !member.header.membership().is_orphan() {
-            return false;
-        }
-        member.sweep_dead();
-        let word = member.header.membership();
-        word.is_orphan() && word.count() == 0
-    }
-
-    /// Checks that the segment is one that the caller wants.
-    fn check_wishes(&self) -> Result<(), ShmemError> {
-        match self.intent {
-            Intent::Create { .. } => Err(ShmemError::AlreadyExists),
-            Intent::Open { payload_len } if payload_len > self.header.payload_len() => {
-                Err(ShmemError::TooSmall { payload: self.header.payload_len(), asked: payload_len })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn attached(self, seat: Option<Seat>, origin: Origin) -> Attached {
-        Attached::new(self.header, origin, self.region, self.link, self.own, seat)
-    }
-}
-
-/// Whether this process may take the name away: a segment that has been retired stays so, if it may not.
-fn may_unlink(member: &Member<'_>) -> Result<(), ShmemError> {
-    member.link.map_or(Ok(()), |link| os("unlink", link.may_unlink()))
-}
-
-/// An administrator's way to take the name of a Live segment away.
-fn retire(member: &Member<'_>) -> Result<Attempt, ShmemError> {
-    may_unlink(member)?;
-    let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
-    let result = match member.step(Event::Retire(slot)) {
-        Ok(_) => os("unlink", member.unlink_counted()).map(|()| Attempt::Done(None)),
-        Err(Refusal::Phase(_)) => AGAIN,
-        Err(refusal) => Err(damaged(member, refusal)),
-    };
-    member.free_tenancy(slot);
-    result
-}
-
-fn new_header(payload_len: u64, options: &Options, memfd: bool) -> Result<Header, ShmemError> {
+/// For a payload of `initial_len` bytes, which may grow if the options say so.
+fn new_header(initial_len: u64, options: &Options, memfd: bool) -> Result<Header, ShmemError> {
     let id = SegmentId::from_bytes(os("getrandom", shm::random())?);
-    Ok(Header::new(payload_len, id, options.unlink, options.orphan, memfd))
+    let payload_len = options.max_len.transpose()?.unwrap_or(initial_len);
+    if payload_len < initial_len {
+        return Err(SizeError::AboveMaximum { asked: initial_len, max: payload_len }.into());
+    }
+    let is_lazy = options.reserve == ReservePolicy::Lazy;
+    let header = Header::new(payload_len, id, options.unlink, options.orphan, memfd);
+    Ok(header.growing_from(initial_len, is_lazy))
 }
 
 /// Makes a file of no bytes into a segment that is Forming.
-fn lay_out(fd: &OwnedFd, header: &Header, reserve: ReservePolicy) -> Result<(), ShmemError> {
+fn lay_out(fd: &OwnedFd, header: &Header) -> Result<(), ShmemError> {
     let failed = |call| {
         move |errno| match errno {
             Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => ShmemError::NoSpace { asked: header.payload_len() },
@@ -510,19 +421,23 @@ fn lay_out(fd: &OwnedFd, header: &Header, reserve: ReservePolicy) -> Result<(), 
     };
     // The first bytes make the file recognisable, whatever length it gets to.
     shm::write_start(fd, &header.encode()).map_err(failed("pwrite"))?;
-    match reserve {
-        ReservePolicy::Now => shm::reserve(fd, header.total_len()).map_err(failed("fallocate")),
-        ReservePolicy::Lazy => shm::set_len(fd, header.total_len()).map_err(failed("ftruncate")),
+    if !header.is_lazy() {
+        let initial = header.initial_len().saturating_add(HEADER_LEN as u64);
+        shm::reserve(fd, initial).map_err(failed("fallocate"))?;
+        if header.initial_len() == header.payload_len() {
+            return Ok(());
+        }
     }
+    shm::set_len(fd, header.total_len()).map_err(failed("ftruncate"))
 }
 
 /// Maps a segment that is Forming and takes slot 0.
 fn furnish(fd: &OwnedFd, payload_len: u64, own: Tenancy) -> Result<(Region, Seat), ShmemError> {
     let region = map_region(fd, payload_len, Access::ReadWrite)?;
     let member = Member { header: region.header(), link: None, own };
-    let slot = member.take_tenancy().ok_or(ShmemError::Full)?;
+    let (slot, inherited) = member.take_tenancy().ok_or(ShmemError::Full)?;
     let generation = region.header().next_generation(slot);
-    Ok((region, Seat { slot, generation }))
+    Ok((region, Seat { slot, generation, inherited }))
 }
 
 /// The word that commits: from Forming to Live, with the creator attached and owning.
@@ -532,10 +447,11 @@ fn go_live(
     link: Option<Link>,
     own: Tenancy,
     seat: Seat,
+    patience: Duration,
 ) -> Result<Attached, ShmemError> {
     let member = Member { header: region.header(), link: link.as_ref(), own };
     member.step(Event::Form(seat.slot)).map_err(|refusal| damaged(&member, refusal))?;
-    Ok(Attached::new(*header, Origin::Created, region, link, own, Some(seat)))
+    Ok(Attached::new(*header, Origin::Created, region, link, own, Some(seat), patience))
 }
 
 /// The header of a file; `None` if the file is empty.

@@ -1,0 +1,152 @@
+//! Region allocators
+//!
+//! An allocator cuts a [`Heap`] into blocks. It is a type without values: all that it knows stands in the heap, so
+//! that every process that is attached sees the same, and one that dies takes nothing along. Which one has formatted
+//! a segment stands in the header; attaching with another is refused.
+//!
+//! Three come with the crate; `examples/custom-allocator.rs` writes a fourth.
+//!
+//! | | for | frees | lock |
+//! |---|---|---|---|
+//! | [`Tlsf`] | everything; the default | at once, in constant time, joining neighbours | one, robust |
+//! | [`Slab`] | objects up to 640 bytes from several processes at once | at once | none but for large ones |
+//! | [`Bump`] | what is built once and then only read | all at once, when the segment is opened alone | none |
+//!
+//! # Safety
+//! Declares an unsafe trait. What its implementations promise is what boxes rely on.
+#![allow(unsafe_code)]
+
+mod bump;
+mod slab;
+mod tlsf;
+
+pub use bump::Bump;
+pub use slab::Slab;
+pub use tlsf::Tlsf;
+
+use crate::allocator_id::AllocatorId;
+use crate::error::HeapError;
+use crate::heap::{Block, Heap, Request, Usage, Visit};
+
+/// Cuts a heap into blocks, and joins them again.
+///
+/// All functions may be called by any number of threads of any number of processes at once, and any of these may be
+/// killed at any instruction. What they must do then is part of the contract.
+///
+/// # Safety
+/// Boxes make references to what an allocator hands out. So, as long as the words of the heap are changed by its
+/// functions alone, and by arenas as described below, an implementation promises:
+/// 1. **Blocks.** A block begins with the three words of a header, at an offset that is 8 more than a multiple of
+///    16; its [extent](crate::Extent) says how long it is, a multiple of 16 and at least 32 bytes, and how much
+///    the object leaves over. Blocks do not overlap, and lie between the allocator's own words and the heap's end.
+/// 2. **Allocate.** The object, [`Request::len`] bytes from 24 after the block's offset, is within the block, and
+///    aligned to [`Request::align`]. The block was free, and is handed out once: the last thing that happens to
+///    it is [`Heap::hand_out`], which makes it the requester's. From then on it is passed on by
+///    [`walk`](Self::walk); killed before, the requester holds nothing.
+/// 3. **In use.** The allocator does not change the state and the tag of a block in use, nor its object, nor
+///    what the extent says of it, until `free` or `retain` gives it back. An arena changes the state of its blocks, but
+///    never to or from free.
+/// 4. **Free.** First the state becomes [`FREE`](crate::BlockState::FREE), by [`Heap::commit_state`]; killed
+///    before that, the block is in use still, and after it, it is free. What is in the memory of the block's object is
+///    the allocator's from then on.
+/// 5. **Death.** Wherever a process is killed, the functions called by others find a heap that they can put
+///    right, without waiting for the dead: if a lock is needed, it is [`Heap::lock`], whose `recover` does that. Every
+///    loop has a bound that follows from [`Heap::capacity`], so that damaged words end in an error.
+///
+/// # Examples
+/// `examples/custom-allocator.rs` is an implementation to begin from.
+pub unsafe trait RegionAllocator: Sized + 'static {
+    /// Says in the segment's header who has formatted it.
+    const ID: AllocatorId;
+
+    /// Number of words of [private memory](Heap::private) for each attachment.
+    const PRIVATE_WORDS: usize = 0;
+
+    /// Makes a heap of [`Heap::len`] bytes, whatever is in its words: one free block, or as many as it takes.
+    ///
+    /// Nobody else uses the heap meanwhile. Killed in it, it is called again from the beginning.
+    ///
+    /// # Errors
+    /// [`HeapError::TooSmall`].
+    fn format(heap: &Heap<'_>) -> Result<(), HeapError>;
+
+    /// Finds a block for an object, and hands it out; gives the offset of the block.
+    ///
+    /// # Errors
+    /// - [`HeapError::OutOfMemory`]: nothing has changed, as far as anybody can see.
+    /// - [`HeapError::Busy`], [`HeapError::NotRecoverable`], [`HeapError::Damaged`].
+    fn allocate(heap: &Heap<'_>, request: &Request) -> Result<u64, HeapError>;
+
+    /// Frees the block at this offset, which the caller alone has: it is in use by no object any more.
+    ///
+    /// Never waits.
+    ///
+    /// # Errors
+    /// - [`HeapError::Busy`]: the lock is taken. Nothing has changed; the caller leaves the block to the next holder
+    ///   of the lock, who finds it by [`HeapGuard::take_condemned`](crate::HeapGuard::take_condemned).
+    /// - [`HeapError::Damaged`]: it is no block in use, or the heap is not as it must be.
+    fn free(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError>;
+
+    /// Passes on each block in use, and each free one that the allocator knows of as such, in the order of their
+    /// offsets, until the visitor has enough.
+    ///
+    /// With a lock, it is held meanwhile, so the visitor calls nothing of the heap. Without one, blocks that come or
+    /// go meanwhile may be passed on or not.
+    ///
+    /// # Errors
+    /// [`HeapError::Busy`], [`HeapError::NotRecoverable`], [`HeapError::Damaged`].
+    fn walk(heap: &Heap<'_>, visit: &mut Visit<'_>) -> Result<(), HeapError>;
+
+    /// Passes on each block in use, and frees those of which `keep` says `false`; gives how many bytes these were.
+    ///
+    /// First, blocks that wait to be freed are. `keep` may change the state of the block that it is asked about.
+    ///
+    /// # Errors
+    /// As [`walk`](Self::walk).
+    fn retain(heap: &Heap<'_>, keep: &mut dyn FnMut(&Block) -> bool) -> Result<u64, HeapError>;
+
+    /// Checks all that must hold of the heap's words, also what is not needed to go on.
+    ///
+    /// # Errors
+    /// [`HeapError::Damaged`] says where it does not hold; and as [`walk`](Self::walk).
+    fn check(heap: &Heap<'_>) -> Result<(), HeapError>;
+
+    /// Says how much is in use.
+    ///
+    /// # Errors
+    /// As [`walk`](Self::walk).
+    fn usage(heap: &Heap<'_>) -> Result<Usage, HeapError>;
+
+    /// Makes the heap longer: `len` bytes, at most [`Heap::capacity`]. Does nothing if it is as long already.
+    ///
+    /// The new memory is zero.
+    ///
+    /// # Errors
+    /// [`HeapError::Busy`], [`HeapError::NotRecoverable`], [`HeapError::Damaged`]; [`HeapError::TooSmall`] if `len` is
+    /// beyond the capacity.
+    fn grow(heap: &Heap<'_>, len: u64) -> Result<(), HeapError>;
+
+    /// Called before anything else by an attachment that is alone on the segment: nobody else uses the heap.
+    ///
+    /// # Errors
+    /// As [`walk`](Self::walk).
+    fn begin_alone(_heap: &Heap<'_>) -> Result<(), HeapError> {
+        Ok(())
+    }
+
+    /// Called at last by an attachment that leaves: gives back what is in its [private memory](Heap::private).
+    fn settle(_heap: &Heap<'_>) {}
+}
+
+/// The functions of an allocator that boxes call, which do not know its type.
+#[derive(Debug)]
+pub(crate) struct Functions {
+    pub(crate) free: fn(&Heap<'_>, u64) -> Result<(), HeapError>,
+    pub(crate) settle: fn(&Heap<'_>),
+    pub(crate) private_words: usize,
+}
+
+/// The functions of `A`, at one address for as long as the program runs.
+pub(crate) const fn functions<A: RegionAllocator>() -> &'static Functions {
+    const { &Functions { free: A::free, settle: A::settle, private_words: A::PRIVATE_WORDS } }
+}

@@ -1,0 +1,322 @@
+//! Allocating objects, and claiming leaked ones
+//!
+//! # Safety
+//! Makes boxes of blocks. A block that an allocator has handed out, or a claim has made exclusive, belongs to one box.
+#![allow(unsafe_code)]
+
+use super::{Arena, exports};
+use crate::allocator::RegionAllocator;
+use crate::attachment::Attached;
+use crate::boxed::ShmemBox;
+use crate::error::{AllocError, HandleError, HeapError, Rejected};
+use crate::handle::Handle;
+use crate::header::HEADER_LEN;
+use crate::heap::{Heap, Request, Usage};
+use crate::object::{BLOCK_HEADER_LEN, Event, Kind, ObjectTag};
+use crate::segment::ShmemConf;
+use crate::shareable::Shareable;
+use crate::typed::{self, Object};
+use core::mem::MaybeUninit;
+use core::ptr::{self, NonNull};
+
+impl<A: RegionAllocator> Arena<A> {
+    /// Moves a value into the arena.
+    ///
+    /// # Errors
+    /// [`AllocError`], with the value: above all [`AllocError::OutOfMemory`], which says how much there is.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{AllocError, Builder, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(4096)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let rejected = arena.alloc([7_u8; 5000]).unwrap_err();
+    /// assert_eq!(rejected.value, [7; 5000]);
+    /// assert!(matches!(rejected.error, AllocError::OutOfMemory { asked: 5000, .. }));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn alloc<T: Shareable>(&self, value: T) -> Result<ShmemBox<T>, Rejected<T>> {
+        match self.alloc_uninit_as::<T>() {
+            Ok(place) => {
+                // SAFETY: the place is aligned and large enough for a `T`, and new.
+                unsafe { place.write(value) };
+                // SAFETY: initialised just now, and allocated for this box.
+                Ok(unsafe { self.boxed(place) })
+            }
+            Err(error) => Err(Rejected { value, error }),
+        }
+    }
+
+    /// Builds a value in its place, for those that are too large to be moved there.
+    ///
+    /// The closure gets the place and returns the reference that [`MaybeUninit::write`], or, after other
+    /// writes, [`assume_init_mut`](MaybeUninit::assume_init_mut) gives.
+    ///
+    /// # Errors
+    /// [`AllocError`]; [`NotInPlace`](AllocError::NotInPlace) if the reference is to another place.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(1 << 20)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let table = arena.alloc_with(|slot| slot.write([1_u32; 100]))?;
+    /// assert_eq!(table[99], 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn alloc_with<T: Shareable>(
+        &self,
+        init: impl FnOnce(&mut MaybeUninit<T>) -> &mut T,
+    ) -> Result<ShmemBox<T>, AllocError> {
+        let mut slot = self.alloc_uninit::<T>()?;
+        let place = ShmemBox::value(&slot).as_ptr().cast::<T>();
+        // If it unwinds, the box of the uninitialised value is dropped, which frees it.
+        if !ptr::eq(init(&mut slot), place) {
+            return Err(AllocError::NotInPlace);
+        }
+        // SAFETY: the closure has given a reference to a `T` at that place.
+        Ok(unsafe { slot.assume_init() })
+    }
+
+    /// Allocates without initialising.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(4096)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let mut number = arena.alloc_uninit::<u32>()?;
+    /// number.write(5);
+    /// // SAFETY: written just now.
+    /// let number = unsafe { number.assume_init() };
+    /// assert_eq!(*number, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn alloc_uninit<T: Shareable>(&self) -> Result<ShmemBox<MaybeUninit<T>>, AllocError> {
+        let place = self.alloc_uninit_as::<MaybeUninit<T>>()?;
+        // SAFETY: any bytes are valid, and it has been allocated for this box.
+        Ok(unsafe { self.boxed(place) })
+    }
+
+    /// Allocates `len` elements, clones of one value.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_slice<T: Shareable + Clone>(
+        &self,
+        len: usize,
+        value: T,
+    ) -> Result<ShmemBox<[T]>, AllocError> {
+        self.alloc_slice_with(len, |_| value.clone())
+    }
+
+    /// Allocates `len` elements, each made by a closure that gets its index.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_slice_with<T: Shareable>(
+        &self,
+        len: usize,
+        mut element: impl FnMut(usize) -> T,
+    ) -> Result<ShmemBox<[T]>, AllocError> {
+        /// Drops the elements that have been written, if the closure unwinds.
+        struct Written<'a, T>(&'a mut [MaybeUninit<T>], usize);
+
+        impl<T> Drop for Written<'_, T> {
+            fn drop(&mut self) {
+                for element in self.0.iter_mut().take(self.1) {
+                    // SAFETY: so many have been initialised, and nobody else drops them.
+                    unsafe { element.assume_init_drop() };
+                }
+            }
+        }
+
+        let mut slots = self.alloc_uninit_slice::<T>(len)?;
+        let mut written = Written(&mut slots, 0);
+        for index in 0..len {
+            if let Some(slot) = written.0.get_mut(index) {
+                slot.write(element(index));
+            }
+            written.1 = index.wrapping_add(1);
+        }
+        core::mem::forget(written);
+        // SAFETY: all have been written.
+        Ok(unsafe { slots.assume_init() })
+    }
+
+    /// Allocates `len` elements without initialising them.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_uninit_slice<T: Shareable>(
+        &self,
+        len: usize,
+    ) -> Result<ShmemBox<[MaybeUninit<T>]>, AllocError> {
+        let size = size_of::<T>();
+        // Where elements have no size, their number is kept.
+        let bytes = if size == 0 { Some(size_of::<u64>()) } else { size.checked_mul(len) };
+        let bytes =
+            bytes.filter(|bytes| isize::try_from(*bytes).is_ok()).ok_or(AllocError::TooLong { len, size })?;
+        let tag = ObjectTag::new(<[MaybeUninit<T>] as typed::Layout>::TAG).bits();
+        let place = self.allocate(bytes as u64, align_of::<T>(), tag)?;
+        if size == 0 {
+            // SAFETY: eight bytes have been allocated there, aligned to 16.
+            unsafe { place.cast::<u64>().write(len as u64) };
+        }
+        let place = NonNull::slice_from_raw_parts(place.cast(), len);
+        // SAFETY: any bytes are valid, and they have been allocated for this box.
+        Ok(unsafe { self.boxed(place) })
+    }
+
+    /// Copies a string into the arena.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_str(&self, string: &str) -> Result<ShmemBox<str>, AllocError> {
+        let tag = ObjectTag::new(<str as typed::Layout>::TAG).bits();
+        let place = self.allocate(string.len() as u64, 1, tag)?;
+        // SAFETY: so many bytes have been allocated there, apart from all others.
+        unsafe { place.copy_from_nonoverlapping(NonNull::from(string).cast(), string.len()) };
+        // SAFETY: what lies there is the string, in a block that is this attachment's.
+        let value = unsafe { <str as typed::Layout>::pointer(place, string.len() as u64) };
+        // SAFETY: as above, and it has been allocated for this box.
+        Ok(unsafe { self.boxed(value) })
+    }
+
+    /// Takes the place of an object that was [leaked](ShmemBox::leak), by this process or another. Of all who try,
+    /// one gets it.
+    ///
+    /// # Errors
+    /// [`HandleError`] says what is wrong with the handle; the object, if there is one, stays as it was.
+    pub fn claim<T: Object + ?Sized>(&self, handle: Handle<T>) -> Result<ShmemBox<T>, HandleError> {
+        let (attached, heap) = self.parts().ok_or(HandleError::Forked)?;
+        if !handle.is_of(attached.header.segment_id()) {
+            return Err(HandleError::Foreign);
+        }
+        let (block, exports) = (handle.block(), exports(attached));
+        let offset = block.wrapping_add(BLOCK_HEADER_LEN);
+        if heap.word(block).is_err() || block >= heap.len() {
+            return Err(HandleError::OutOfBounds { offset });
+        }
+        if !exports.is_set(block) {
+            return Err(HandleError::Gone { offset });
+        }
+        let found = heap.block(block)?;
+        match found.state.kind() {
+            Ok(Kind::Leaked { serial, .. }) if serial == handle.serial() => {}
+            Ok(Kind::Leaked { .. } | Kind::Shared(_)) => return Err(HandleError::Stale { offset }),
+            Ok(_) => return Err(HandleError::Gone { offset }),
+            Err(_) => return Err(HandleError::Damaged { at: block }),
+        }
+        // Tag and extent stay as they are for as long as the block is leaked by this serial.
+        let len = found.extent.object_len().ok_or(HandleError::Damaged { at: block })?;
+        typed::check::<T>(found.tag, len).map_err(HandleError::Mismatch)?;
+        let start = object_at(attached, offset, len, align_of_tag::<T>())?;
+        let claim = Event::Claim { slot: heap.own_slot()?, serial: handle.serial() };
+        if heap.change(block, claim)?.is_err() {
+            // Somebody was quicker.
+            return Err(HandleError::Gone { offset });
+        }
+        // Killed before this step: the block is the dead's, and its bit is cleared when it is freed.
+        exports.clear(block);
+        // SAFETY: the claim has made the block exclusive to this attachment; by tag and length it holds a `T`.
+        let value = unsafe { T::pointer(start, len) };
+        // SAFETY: as above, and for this box alone, for of all claims of a serial one succeeds.
+        Ok(unsafe { self.boxed(value) })
+    }
+
+    /// Memory for a `T`.
+    #[inline]
+    fn alloc_uninit_as<T: Shareable>(&self) -> Result<NonNull<T>, AllocError> {
+        let tag = const { ObjectTag::new(<T as Shareable>::TAG).bits() };
+        Ok(self.allocate(size_of::<T>() as u64, align_of::<T>(), tag)?.cast())
+    }
+
+    #[inline]
+    fn allocate(&self, len: u64, align: usize, tag: u64) -> Result<NonNull<u8>, AllocError> {
+        if align > HEADER_LEN {
+            return Err(AllocError::OverAligned { align, max: HEADER_LEN });
+        }
+        let (attached, heap) = self.parts().ok_or(AllocError::Forked)?;
+        let request = Request::new(len, align as u64, tag, heap.own_slot()?);
+        let block = match A::allocate(&heap, &request) {
+            Ok(block) => block,
+            Err(error) => self.allocate_after(error, &heap, &request)?,
+        };
+        Ok(object_at(attached, block.wrapping_add(BLOCK_HEADER_LEN), len, align)?)
+    }
+
+    /// After an allocation failed: if it was for want of memory, the dead may have some.
+    #[cold]
+    fn allocate_after(
+        &self,
+        error: HeapError,
+        heap: &Heap<'_>,
+        request: &Request,
+    ) -> Result<u64, AllocError> {
+        if error != HeapError::OutOfMemory {
+            return Err(error.into());
+        }
+        if self.sweep_frees_objects() {
+            match A::allocate(heap, request) {
+                Err(HeapError::OutOfMemory) => {}
+                result => return Ok(result?),
+            }
+        }
+        Err(self.out_of_memory(heap, request.len()))
+    }
+
+    /// Gives back what the dead held; gives whether that was any memory.
+    pub(super) fn sweep_frees_objects(&self) -> bool {
+        self.sweep().is_ok_and(|reclaimed| reclaimed.objects != 0)
+    }
+
+    /// The error that says how much memory there is.
+    pub(super) fn out_of_memory(&self, heap: &Heap<'_>, asked: u64) -> AllocError {
+        match A::usage(heap) {
+            Ok(Usage { free, largest_free, .. }) => AllocError::OutOfMemory { asked, free, largest_free },
+            Err(error) => error.into(),
+        }
+    }
+
+    /// A box of the object at `value`.
+    ///
+    /// # Safety
+    /// As [`ShmemBox::from_parts`].
+    #[inline]
+    unsafe fn boxed<T: ?Sized>(&self, value: NonNull<T>) -> ShmemBox<T> {
+        // SAFETY: the caller promises the same.
+        unsafe { ShmemBox::from_parts(value, ShmemConf(self.conf.0.clone())) }
+    }
+}
+
+/// Alignment of the type, or of its elements.
+pub(super) const fn align_of_tag<T: Object + ?Sized>() -> usize {
+    <T as typed::Layout>::TAG.align() as usize
+}
+
+/// The object at `offset` of the heap, if it lies in it and is aligned.
+pub(super) fn object_at(
+    attached: &Attached,
+    offset: u64,
+    len: u64,
+    align: usize,
+) -> Result<NonNull<u8>, HeapError> {
+    let damaged = HeapError::Damaged { at: offset };
+    let start = attached.region.pointer(offset, len).ok_or(damaged)?;
+    let is_aligned = start.addr().get() & align.wrapping_sub(1) == 0;
+    if is_aligned { Ok(start) } else { Err(damaged) }
+}

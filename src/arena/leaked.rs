@@ -1,0 +1,101 @@
+//! Objects that were leaked and never claimed
+
+use super::{Arena, exports};
+use crate::allocator::RegionAllocator;
+use crate::handle::Handle;
+use crate::header::SegmentId;
+use crate::object::{Kind, ObjectTag};
+use crate::shareable::{TagMismatch, TypeTag};
+use crate::typed::{self, Object};
+
+/// An object that was [leaked](crate::ShmemBox::leak), and has not been claimed.
+#[derive(Clone, Copy, Debug)]
+pub struct LeakedObject {
+    block: u64,
+    serial: u64,
+    id: SegmentId,
+    tag: u64,
+    len: u64,
+}
+
+impl LeakedObject {
+    /// Its handle, if it is a `T`.
+    ///
+    /// # Errors
+    /// [`TagMismatch`] says in what its type differs.
+    pub fn handle<T: Object + ?Sized>(&self) -> Result<Handle<T>, TagMismatch> {
+        typed::check::<T>(self.tag, self.len)?;
+        Ok(Handle::new(self.block, self.serial, self.id))
+    }
+
+    /// Its type: the fingerprint's low 40 bits, alignment and version, and its size in bytes.
+    #[must_use]
+    pub const fn type_tag(&self) -> TypeTag {
+        ObjectTag::from_bits(self.tag).to_type_tag(self.len)
+    }
+
+    /// A number that grows from one leak to the next.
+    #[must_use]
+    pub const fn serial(&self) -> u64 {
+        self.serial
+    }
+}
+
+/// The objects of an arena that were leaked and not claimed, in the order in which they lie.
+#[derive(Debug)]
+pub struct Leaked<'a, A> {
+    arena: &'a Arena<A>,
+    from: u64,
+}
+
+impl<A: RegionAllocator> Arena<A> {
+    /// The objects that were [leaked](crate::ShmemBox::leak) and never claimed: a process that dies between leaking and
+    /// sending a handle loses the handle, and this finds it again. Whether a handle is merely on its way cannot be
+    /// seen.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemBox, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// ShmemBox::leak(arena.alloc(7_u32)?);
+    /// ShmemBox::leak(arena.alloc_str("seven")?);
+    /// for object in arena.leaked() {
+    ///     if let Ok(handle) = object.handle::<u32>() {
+    ///         assert_eq!(*arena.claim(handle)?, 7);
+    ///     }
+    /// }
+    /// assert_eq!(arena.leaked().count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub const fn leaked(&self) -> Leaked<'_, A> {
+        Leaked { arena: self, from: 0 }
+    }
+}
+
+impl<A: RegionAllocator> Iterator for Leaked<'_, A> {
+    type Item = LeakedObject;
+
+    fn next(&mut self) -> Option<LeakedObject> {
+        let (attached, heap) = self.arena.parts()?;
+        let exports = exports(attached);
+        loop {
+            let block = exports.next(self.from)?;
+            self.from = block.checked_add(1)?;
+            let Ok(found) = heap.block(block) else { continue };
+            let (Ok(Kind::Leaked { serial, .. }), Some(len)) =
+                (found.state.kind(), found.extent.object_len())
+            else {
+                continue;
+            };
+            // It may have been claimed and freed while it was read.
+            if exports.is_set(block) {
+                let id = attached.header.segment_id();
+                return Some(LeakedObject { block, serial, id, tag: found.tag, len });
+            }
+        }
+    }
+}

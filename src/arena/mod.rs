@@ -1,0 +1,282 @@
+//! Arenas: many objects in one segment
+//!
+//! An [`Arena`] joins what the modules above do: an allocator that cuts the payload into blocks, the state words that
+//! say whose each object is, the export bitmap and the handles, the directory of names. It is one more handle of its
+//! attachment; boxes and references keep that alive by themselves.
+//!
+//! # Formatting
+//! The payload word says what a payload is. It becomes "an arena being formatted" by one compare-and-swap, under the
+//! lock of the directory, and "an arena" when all is in place. A process that dies in between leaves a lock whose
+//! holder is dead; the next one formats again, from the beginning.
+
+mod alloc;
+mod leaked;
+mod names;
+mod recovery;
+
+pub use leaked::{Leaked, LeakedObject};
+pub use names::{NameEntry, Names};
+pub use recovery::Reclaimed;
+
+use crate::allocator::{RegionAllocator, functions};
+use crate::attachment::Attached;
+use crate::directory::Directory;
+use crate::error::{ArenaError, Errno, HeapError};
+use crate::exports::Exports;
+use crate::header::Payload;
+use crate::heap::{Heap, Usage};
+use crate::region;
+use crate::segment::ShmemConf;
+use core::fmt;
+use core::marker::PhantomData;
+
+/// A segment that holds many objects of different types.
+///
+/// `A` cuts the memory into blocks; [`Tlsf`](crate::Tlsf) is good for everything. All processes use the same.
+///
+/// It is `'static`, `Send` and `Sync`, and clones are cheap: they share one attachment with each other and with all boxes
+/// and references. In a child after `fork`, what it inherited is inert, and the objects are not mapped: open the
+/// segment anew there.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemArc, ShmemBox, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// # let name = &format!("shmem-bind-doc-{}-arena", std::process::id());
+/// let arena = Builder::new(name).with_size(1 << 20).open()?.arena::<Tlsf>()?;
+/// let mut number: ShmemBox<u64> = arena.alloc(40)?;
+/// *number += 2;
+/// let bytes: ShmemBox<[u8]> = arena.alloc_slice(4096, 0)?;
+/// assert_eq!((*number, bytes.len()), (42, 4096));
+///
+/// let number: ShmemArc<u64> = ShmemBox::into_arc(number);
+/// arena.publish("the answer", &number)?;
+/// // In any process that has opened the segment:
+/// let found = arena.find::<u64>("the answer")?;
+/// assert_eq!(*found, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Arena<A> {
+    conf: ShmemConf,
+    allocator: PhantomData<fn() -> A>,
+}
+
+impl ShmemConf {
+    /// Takes the payload for an arena, managed by the allocator `A`. The first to do so formats it.
+    ///
+    /// Gives back what processes held that have died since. In this process's children after `fork` the
+    /// segment will not be mapped.
+    ///
+    /// # Errors
+    /// - [`ArenaError::Value`]: the segment holds a single value.
+    /// - [`ArenaError::Allocator`]: it is managed by another allocator.
+    /// - [`ArenaError::TooSmall`]: the allocator needs more.
+    /// - [`ArenaError::ReadOnly`], [`Forked`](ArenaError::Forked), [`Busy`](ArenaError::Busy),
+    ///   [`NoSpace`](ArenaError::NoSpace), [`NotRecoverable`](ArenaError::NotRecoverable),
+    ///   [`Damaged`](ArenaError::Damaged), [`Os`](ArenaError::Os).
+    ///
+    /// The handle is dropped then, which unlinks the segment if it owns it.
+    pub fn arena<A: RegionAllocator>(self) -> Result<Arena<A>, ArenaError> {
+        let attached = self.0.get().ok_or(ArenaError::Forked)?;
+        if attached.is_read_only() {
+            return Err(ArenaError::ReadOnly);
+        }
+        is_formed::<A>(attached)?;
+        let os = |call| move |errno| ArenaError::Os { call, errno };
+        attached.region.exclude_from_fork().map_err(os("madvise"))?;
+        let words = attached.region.heap_words().len();
+        attached.private.open(functions::<A>(), words).map_err(os("mmap"))?;
+        let arena = Arena { conf: self, allocator: PhantomData };
+        arena.form()?;
+        arena.sweep()?;
+        arena.begin()?;
+        Ok(arena)
+    }
+}
+
+/// Whether the payload is an arena that `A` has formatted; `false` if it may become one.
+fn is_formed<A: RegionAllocator>(attached: &Attached) -> Result<bool, ArenaError> {
+    match attached.region.header().payload() {
+        Ok(Payload::Unset | Payload::Arena { is_formed: false, .. }) => Ok(false),
+        Ok(Payload::Arena { allocator, .. }) if allocator == A::ID => Ok(true),
+        Ok(Payload::Arena { allocator, .. }) => Err(ArenaError::Allocator { found: allocator, asked: A::ID }),
+        Ok(Payload::Value { size, align }) => Err(ArenaError::Value { size, align }),
+        Err(_) => Err(ArenaError::Damaged { at: 0 }),
+    }
+}
+
+impl<A: RegionAllocator> Arena<A> {
+    /// The handle of the segment: its name, size, owner and so on.
+    #[must_use]
+    pub const fn conf(&self) -> &ShmemConf {
+        &self.conf
+    }
+
+    /// This attachment and its heap; `None` in a child after `fork`.
+    #[inline]
+    fn parts(&self) -> Option<(&Attached, Heap<'_>)> {
+        let attached = self.conf.0.get()?;
+        Some((attached, attached.heap()?))
+    }
+
+    /// Formats the arena if nobody has.
+    fn form(&self) -> Result<(), ArenaError> {
+        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        if is_formed::<A>(attached)? {
+            return Ok(());
+        }
+        let header = attached.region.header();
+        let directory = Directory::<A>::new(&heap, &header.directory, exports(attached));
+        let mut entered = directory.lock_to_form()?;
+        if is_formed::<A>(attached)? {
+            return Ok(entered.recover_if_dead()?);
+        }
+        let was = header.payload().map_err(|_| ArenaError::Damaged { at: 0 })?;
+        let forming = Payload::Arena { allocator: A::ID, is_formed: false };
+        if !header.replace_payload(was, forming) {
+            // Somebody has made it a single value meanwhile.
+            entered.is_formed();
+            is_formed::<A>(attached)?;
+            return Err(ArenaError::Busy);
+        }
+        let result = format::<A>(attached, &heap);
+        let next = match result {
+            Ok(()) => Payload::Arena { allocator: A::ID, is_formed: true },
+            Err(_) => Payload::Unset,
+        };
+        // SYNC: Release here; whoever finds an arena finds it formatted.
+        let _: bool = header.replace_payload(forming, next);
+        entered.is_formed();
+        result
+    }
+
+    /// Lets the allocator tidy up if nobody else uses the heap.
+    fn begin(&self) -> Result<(), ArenaError> {
+        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        let header = attached.region.header();
+        let directory = Directory::<A>::new(&heap, &header.directory, exports(attached));
+        // Whoever attaches from now on waits for the lock before it uses the heap.
+        let _entered = directory.enter()?;
+        let word = header.membership();
+        if word.count() == 1 && attached.slot().is_some_and(|slot| word.is_attached(slot)) {
+            A::begin_alone(&heap)?;
+        }
+        Ok(())
+    }
+
+    /// How much is in use.
+    ///
+    /// # Errors
+    /// [`ArenaError::Forked`], [`Busy`](ArenaError::Busy), [`NotRecoverable`](ArenaError::NotRecoverable),
+    /// [`Damaged`](ArenaError::Damaged).
+    pub fn usage(&self) -> Result<Usage, ArenaError> {
+        let (_, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        Ok(A::usage(&heap)?)
+    }
+
+    /// Size of the payload that is in use now, in bytes: what it was created with, or has [grown](Self::grow) to.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let Some((attached, heap)) = self.parts() else { return 0 };
+        // What has been mapped fits.
+        region::payload_len(heap.len()).min(attached.region.payload_len() as u64) as usize
+    }
+
+    /// Makes the arena larger, in all processes at once: a payload of `to` bytes. Pointers stay valid. Does nothing if
+    /// it is as large already. Needs Linux 5.14.
+    ///
+    /// # Errors
+    /// - [`ArenaError::AboveMaximum`]: more than [`max_size`](crate::BuilderWithSize::max_size).
+    /// - [`ArenaError::NoSpace`]: there is no memory. Nothing has changed.
+    /// - [`ArenaError::Forked`], [`Busy`](ArenaError::Busy), [`NotRecoverable`](ArenaError::NotRecoverable),
+    ///   [`Damaged`](ArenaError::Damaged), [`Os`](ArenaError::Os).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().max_size(1 << 30).create(4096)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// assert!(arena.alloc_slice(10_000, 0_u8).is_err());
+    /// arena.grow(64 * 1024)?;
+    /// assert_eq!(arena.alloc_slice(10_000, 0_u8)?.len(), 10_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn grow(&self, to: usize) -> Result<(), ArenaError> {
+        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        let (asked, max) = (to as u64, attached.region.payload_len() as u64);
+        if asked > max {
+            return Err(ArenaError::AboveMaximum { asked, max });
+        }
+        let header = attached.region.header();
+        let _entered = Directory::<A>::new(&heap, &header.directory, exports(attached)).enter()?;
+        let len = region::heap_len(asked);
+        if len <= heap.len() {
+            return Ok(());
+        }
+        if !attached.header.is_lazy() {
+            populate(attached, heap.len(), len, asked)?;
+        }
+        Ok(A::grow(&heap, len)?)
+    }
+
+    /// Checks all that must hold of the arena's memory, also what is not needed to go on. Takes time in proportion to
+    /// the number of objects, during which others wait.
+    ///
+    /// # Errors
+    /// [`ArenaError::Damaged`] says where it does not hold; and as [`usage`](Self::usage).
+    pub fn check(&self) -> Result<(), ArenaError> {
+        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        let directory = Directory::<A>::new(&heap, &attached.region.header().directory, exports(attached));
+        let entered = directory.enter()?;
+        A::check(&heap)?;
+        Ok(entered.check()?)
+    }
+}
+
+fn exports(attached: &Attached) -> Exports<'_> {
+    Exports::new(attached.region.export_words())
+}
+
+/// Takes memory for the heap up to `to`.
+fn populate(attached: &Attached, from: u64, to: u64, asked: u64) -> Result<(), ArenaError> {
+    attached.region.populate_heap(from, to).map_err(|errno| match errno {
+        Errno::NOMEM => ArenaError::NoSpace { asked },
+        _ => ArenaError::Os { call: "madvise", errno },
+    })
+}
+
+/// Lays the arena out, whatever its memory holds.
+fn format<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<(), ArenaError> {
+    let (initial, most) = (attached.header.initial_len(), attached.header.payload_len());
+    let len = region::heap_len(initial);
+    if initial < most && !attached.header.is_lazy() {
+        populate(attached, 0, len, initial)?;
+    }
+    let header = attached.region.header();
+    header.heap.reset(len);
+    header.directory.reset();
+    match A::format(heap) {
+        Err(HeapError::OutOfMemory) => Err(ArenaError::TooSmall { len, needed: len.saturating_add(1) }),
+        result => Ok(result?),
+    }
+}
+
+impl<A> Clone for Arena<A> {
+    fn clone(&self) -> Self {
+        Self { conf: ShmemConf(self.conf.0.clone()), allocator: PhantomData }
+    }
+}
+
+impl<A> fmt::Debug for Arena<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arena").field("conf", &self.conf).finish()
+    }
+}
+
+#[cfg(test)]
+static_assertions::assert_impl_all!(Arena<crate::allocator::Tlsf>: Send, Sync, Clone);

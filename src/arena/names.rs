@@ -1,0 +1,346 @@
+//! Names of shared objects
+//!
+//! # Safety
+//! Makes references to objects that the directory has found, after holding them under its lock.
+#![allow(unsafe_code)]
+
+use super::alloc::{align_of_tag, object_at};
+use super::{Arena, exports};
+use crate::allocator::RegionAllocator;
+use crate::attachment::Attached;
+use crate::boxed::{Place, ShmemBox};
+use crate::directory::{Directory, Entered, Found, Key, NameBuffer, Order};
+use crate::error::{DirectoryError, HeapError};
+use crate::header::Header;
+use crate::heap::Heap;
+use crate::object::ObjectTag;
+use crate::shareable::{Shareable, TypeTag};
+use crate::shared::{self, ShmemArc};
+use crate::typed::{self, Object};
+use core::fmt;
+use core::time::Duration;
+
+/// How often another process may publish and unpublish a name while this one wants to do either of both.
+const RETRIES: u32 = 1000;
+
+/// The name as it is looked up in this segment.
+pub(super) fn key(header: &Header, name: &str) -> Result<Key, DirectoryError> {
+    Key::new(name, header.segment_id().low_bits())
+}
+
+impl<A: RegionAllocator> Arena<A> {
+    fn enter<'a>(&self, attached: &'a Attached, heap: &'a Heap<'a>) -> Result<Entered<'a, A>, HeapError> {
+        Directory::new(heap, &attached.region.header().directory, exports(attached)).enter()
+    }
+
+    /// Gives a shared object a name, by which every process [finds](Self::find) it. The name keeps the object, also
+    /// when nobody holds it any more, until it is [unpublished](Self::unpublish).
+    ///
+    /// A name has 1 to 255 bytes, any UTF-8. An object has one name at most.
+    ///
+    /// # Errors
+    /// - [`DirectoryError::Taken`]: another object has the name.
+    /// - [`DirectoryError::Published`]: the object has a name.
+    /// - [`DirectoryError::Alloc`]: no memory for the name.
+    /// - [`DirectoryError::Empty`], [`TooLong`](DirectoryError::TooLong), [`Foreign`](DirectoryError::Foreign),
+    ///   [`Forked`](DirectoryError::Forked), [`Busy`](DirectoryError::Busy),
+    ///   [`NotRecoverable`](DirectoryError::NotRecoverable), [`Damaged`](DirectoryError::Damaged).
+    pub fn publish<T: Object + ?Sized>(
+        &self,
+        name: &str,
+        object: &ShmemArc<T>,
+    ) -> Result<(), DirectoryError> {
+        self.publish_as(name, object, false)
+    }
+
+    /// The same for as long as the segment exists: the name cannot be unpublished and the object is never freed. These are
+    /// the objects that a read-only attachment [can look at](crate::ShmemConf::find_pinned).
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn publish_pinned<T: Object + ?Sized>(
+        &self,
+        name: &str,
+        object: &ShmemArc<T>,
+    ) -> Result<(), DirectoryError> {
+        self.publish_as(name, object, true)
+    }
+
+    fn publish_as<T: Object + ?Sized>(
+        &self,
+        name: &str,
+        object: &ShmemArc<T>,
+        pinned: bool,
+    ) -> Result<(), DirectoryError> {
+        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
+        let place = ShmemArc::place(object).ok_or(DirectoryError::Foreign)?;
+        if !core::ptr::eq(place.attached, attached) {
+            return Err(DirectoryError::Foreign);
+        }
+        let key = key(&attached.header, name)?;
+        let publish = || self.enter(attached, &heap)?.publish(&key, place.block, pinned);
+        match publish() {
+            Err(DirectoryError::Alloc(_)) if self.sweep_frees_objects() => publish(),
+            result => result,
+        }
+        .map_err(|error| match error {
+            DirectoryError::Alloc(_) => self.out_of_memory(&heap, Key::entry_len(name)).into(),
+            error => error,
+        })
+    }
+
+    /// Takes a name away, and gives the object that had it.
+    ///
+    /// # Errors
+    /// - [`DirectoryError::NotFound`], [`Mismatch`](DirectoryError::Mismatch): as for [`find`](Self::find).
+    /// - [`DirectoryError::Pinned`]: it is for ever.
+    /// - [`DirectoryError::Empty`], [`TooLong`](DirectoryError::TooLong), [`Forked`](DirectoryError::Forked),
+    ///   [`Busy`](DirectoryError::Busy), [`NotRecoverable`](DirectoryError::NotRecoverable),
+    ///   [`Damaged`](DirectoryError::Damaged).
+    pub fn unpublish<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
+        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
+        let key = key(&attached.header, name)?;
+        let entered = self.enter(attached, &heap)?;
+        let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
+        let object = self.hold(&found)?;
+        let result = entered.unpublish(&found);
+        // The lock goes first, so that no destructor runs under it.
+        drop(entered);
+        result.map(|()| object)
+    }
+
+    /// Finds the object that was [published](Self::publish) under a name.
+    ///
+    /// # Errors
+    /// - [`DirectoryError::NotFound`]: there is none.
+    /// - [`DirectoryError::Mismatch`]: it is of another type; says in what they differ.
+    /// - [`DirectoryError::Empty`], [`TooLong`](DirectoryError::TooLong), [`Forked`](DirectoryError::Forked),
+    ///   [`Busy`](DirectoryError::Busy), [`NotRecoverable`](DirectoryError::NotRecoverable),
+    ///   [`Damaged`](DirectoryError::Damaged).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, DirectoryError, ShmemBox, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// arena.publish("limit", &ShmemBox::into_arc(arena.alloc(100_u64)?))?;
+    /// assert_eq!(*arena.find::<u64>("limit")?, 100);
+    ///
+    /// let error = arena.find::<u32>("limit").unwrap_err();
+    /// assert!(error.to_string().contains("its size is 8 bytes and not 4"));
+    /// assert_eq!(arena.find::<u64>("limits").unwrap_err(), DirectoryError::NotFound);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn find<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
+        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
+        let key = key(&attached.header, name)?;
+        let entered = self.enter(attached, &heap)?;
+        let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
+        self.hold(&found)
+    }
+
+    /// Finds an object by its name, or makes and publishes one. Of several that try at once one makes it; what the
+    /// others made is dropped, and they find that one's.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find) without `NotFound`, and [`DirectoryError::Alloc`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// for expected in 0..3 {
+    ///     let counter = arena.find_or_alloc("starts", || AtomicU32::new(0))?;
+    ///     assert_eq!(counter.fetch_add(1, Ordering::Relaxed), expected);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn find_or_alloc<T: Shareable + Sync>(
+        &self,
+        name: &str,
+        value: impl FnOnce() -> T,
+    ) -> Result<ShmemArc<T>, DirectoryError> {
+        match self.find(name) {
+            Err(DirectoryError::NotFound) => {}
+            result => return result,
+        }
+        let made = ShmemBox::into_arc(self.alloc(value())?);
+        for _ in 0..RETRIES {
+            match self.publish(name, &made) {
+                Ok(()) => return Ok(made),
+                Err(DirectoryError::Taken) => {}
+                Err(error) => return Err(error),
+            }
+            match self.find(name) {
+                // Unpublished in between.
+                Err(DirectoryError::NotFound) => {}
+                result => return result,
+            }
+        }
+        Err(DirectoryError::Busy)
+    }
+
+    /// Finds an object by its name, waiting for it to be published for at most `timeout`: so that processes may start
+    /// in any order.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find); `NotFound` if it has not been published in time.
+    pub fn wait_for<T: Object + Sync + ?Sized>(
+        &self,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<ShmemArc<T>, DirectoryError> {
+        let attached = self.conf.0.get().ok_or(DirectoryError::Forked)?;
+        let words = &attached.region.header().directory;
+        let start = Directory::<A>::now();
+        loop {
+            let event = Directory::<A>::announce(words);
+            let left = timeout.saturating_sub(Directory::<A>::now().saturating_sub(start));
+            match self.find(name) {
+                Err(DirectoryError::NotFound) if !left.is_zero() => Directory::<A>::wait(words, event, left),
+                result => return result,
+            }
+        }
+    }
+
+    /// The names, in no particular order. One that is published or unpublished meanwhile may be among them or not; all
+    /// others are, once.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemBox, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// arena.publish("limit", &ShmemBox::into_arc(arena.alloc(100_u64)?))?;
+    /// for entry in arena.names() {
+    ///     let entry = entry?;
+    ///     assert_eq!((entry.name(), entry.size(), entry.holders()), ("limit", 8, 0));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub const fn names(&self) -> Names<'_, A> {
+        Names { arena: self, after: None, is_done: false }
+    }
+
+    /// A reference to the object of a name, of the right type. The caller holds the directory's lock.
+    fn hold<T: Object + Sync + ?Sized>(&self, found: &Found) -> Result<ShmemArc<T>, DirectoryError> {
+        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
+        let damaged = HeapError::Damaged { at: found.object };
+        let block = heap.block(found.object)?;
+        let len = block.extent.object_len().ok_or(damaged)?;
+        typed::check::<T>(block.tag, len).map_err(DirectoryError::Mismatch)?;
+        let start = object_at(attached, block.payload(), len, align_of_tag::<T>())?;
+        let place = Place { attached, heap, block: found.object };
+        let is_first = shared::hold(&place)?.map_err(|_| damaged)?;
+        // SAFETY: held just now; by tag and length it holds a `T`.
+        let value = unsafe { T::pointer(start, len) };
+        // SAFETY: as above, by this attachment, and `hold` has said whether it is the first.
+        Ok(unsafe { ShmemArc::from_held(value, &self.conf.0, is_first) })
+    }
+}
+
+/// The names of an arena.
+#[derive(Debug)]
+pub struct Names<'a, A> {
+    arena: &'a Arena<A>,
+    after: Option<Order>,
+    is_done: bool,
+}
+
+/// A name and what is known of its object.
+#[derive(Clone, Copy)]
+pub struct NameEntry {
+    name: NameBuffer,
+    tag: u64,
+    size: u64,
+    holders: u32,
+    is_pinned: bool,
+}
+
+impl NameEntry {
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// The type of the object: the fingerprint's low 40 bits, alignment and version, and its size.
+    #[must_use]
+    pub const fn type_tag(&self) -> TypeTag {
+        ObjectTag::from_bits(self.tag).to_type_tag(self.size)
+    }
+
+    /// Whether the object is a `T`.
+    #[must_use]
+    pub fn is<T: Object + ?Sized>(&self) -> bool {
+        typed::check::<T>(self.tag, self.size).is_ok()
+    }
+
+    /// Size of the object, in bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Number of attachments that hold the object; those of the dead count until that is noticed.
+    #[must_use]
+    pub const fn holders(&self) -> u32 {
+        self.holders
+    }
+
+    /// Whether the name is for as long as the segment exists.
+    #[must_use]
+    pub const fn is_pinned(&self) -> bool {
+        self.is_pinned
+    }
+}
+
+impl fmt::Debug for NameEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NameEntry")
+            .field("name", &self.name())
+            .field("type_tag", &self.type_tag())
+            .field("holders", &self.holders)
+            .field("is_pinned", &self.is_pinned)
+            .finish()
+    }
+}
+
+impl<A: RegionAllocator> Names<'_, A> {
+    fn entry(&mut self) -> Result<Option<NameEntry>, DirectoryError> {
+        let (attached, heap) = self.arena.parts().ok_or(DirectoryError::Forked)?;
+        let entered = self.arena.enter(attached, &heap)?;
+        let Some((found, order)) = entered.next(self.after)? else { return Ok(None) };
+        self.after = Some(order);
+        let name = entered.name(&found)?;
+        let block = heap.block(found.object)?;
+        let size = block.extent.object_len().ok_or(HeapError::Damaged { at: found.object })?;
+        let (holders, is_pinned) = (block.state.holders(), block.state.is_pinned());
+        Ok(Some(NameEntry { name, tag: block.tag, size, holders, is_pinned }))
+    }
+}
+
+impl<A: RegionAllocator> Iterator for Names<'_, A> {
+    type Item = Result<NameEntry, DirectoryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_done {
+            return None;
+        }
+        let entry = self.entry().transpose();
+        // After an error there is no going on.
+        self.is_done = !matches!(entry, Some(Ok(_)));
+        entry
+    }
+}

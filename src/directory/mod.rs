@@ -1,0 +1,467 @@
+//! The directory: names of shared objects
+//!
+//! Each name has an entry, a block of the arena's own, which a place of the [table](table) leads to. The place is the
+//! truth: a name is published when its place is stored, and unpublished when that is overwritten. That the object
+//! carries the DIR flag, and the counts, follow from it.
+//!
+//! Whoever changes or uses the directory holds its robust lock. Before a change the holder says what it is about to
+//! do (the intents), and afterwards that it is done, so that the successor of one that died in between looks at one
+//! object and two blocks, and not at all of the heap.
+//!
+//! | step of publishing | killed after it, the successor |
+//! |---|---|
+//! | an exclusive block is made the entry | a sweep frees it, as any of the dead's |
+//! | intents: the object, the entry | finds nothing to do |
+//! | entry internal | frees the entry, which no place leads to |
+//! | object + DIR | takes DIR back, frees the entry |
+//! | **place** | finds both in place |
+//! | intents cleared | |
+//!
+//! | step of unpublishing | killed after it, the successor |
+//! |---|---|
+//! | intents: the object, the entry | finds both in place |
+//! | **place** | takes DIR back, and frees the object if nobody holds it; frees the entry |
+//! | object − DIR, + the caller | frees the entry; a sweep gives back what the dead held |
+//! | entry exclusive | a sweep frees it |
+//! | intents cleared, entry freed | |
+//!
+//! A table that is full is replaced by a larger one in the same way; the store of its offset commits. An entry is
+//! made exclusive again before the intents are cleared and it is freed, for once it is free, its place may belong to
+//! another object, whose bytes the successor must not mistake for an entry.
+//!
+//! Pinned entries and their objects are never freed, so that a read-only attachment can follow a pinned place
+//! without the lock.
+
+mod table;
+
+pub(crate) use table::{Found, Key, NameBuffer, Order};
+
+use crate::allocator::RegionAllocator;
+use crate::error::{DirectoryError, HeapError};
+use crate::exports::Exports;
+use crate::header::DirectoryWords;
+use crate::heap::{Heap, Request};
+use crate::lock::Acquired;
+use crate::object::{BlockState, Event, Refusal};
+use crate::sys::{clock, futex};
+use core::marker::PhantomData;
+use core::ops::ControlFlow;
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
+use core::time::Duration;
+use table::{
+    EMPTY, ENTRY_HASH, ENTRY_LEN, ENTRY_NAME, ENTRY_OBJECT, ENTRY_TAG, Place, REMOVED, TABLE_TAG, Table,
+};
+
+/// Places of the first table, and of the smallest.
+const SMALLEST_LOG: u32 = 4;
+/// The longest sleep while waiting for a name.
+const SLICE: Duration = Duration::from_millis(20);
+
+/// The directory of an arena.
+pub(crate) struct Directory<'a, A> {
+    heap: &'a Heap<'a>,
+    words: &'a DirectoryWords,
+    exports: Exports<'a>,
+    allocator: PhantomData<fn() -> A>,
+}
+
+/// The directory, locked.
+pub(crate) struct Entered<'a, A> {
+    directory: Directory<'a, A>,
+    /// Whether it is whole. If not, its last holder died, and what that one began is to be finished first.
+    is_sound: bool,
+}
+
+impl<'a, A: RegionAllocator> Directory<'a, A> {
+    pub(crate) const fn new(heap: &'a Heap<'a>, words: &'a DirectoryWords, exports: Exports<'a>) -> Self {
+        Self { heap, words, exports, allocator: PhantomData }
+    }
+
+    /// Locks the directory; finishes what a dead holder began.
+    pub(crate) fn enter(self) -> Result<Entered<'a, A>, HeapError> {
+        let mut entered = self.lock_to_form()?;
+        entered.recover_if_dead()?;
+        Ok(entered)
+    }
+
+    /// Locks the directory without looking at it, for the one that formats the arena.
+    pub(crate) fn lock_to_form(self) -> Result<Entered<'a, A>, HeapError> {
+        let acquired = self.heap.take(&self.words.lock)?;
+        Ok(Entered { directory: self, is_sound: acquired == Acquired::Clean })
+    }
+
+    /// Waits until a name has been published since `event`, or for a while.
+    pub(crate) fn wait(words: &DirectoryWords, event: u32, left: Duration) {
+        futex::wait(&words.event, event, left.min(SLICE));
+    }
+
+    /// Announces that somebody is going to wait; gives the event to wait with, after which to look once more.
+    pub(crate) fn announce(words: &DirectoryWords) -> u32 {
+        words.waiters.store(1, Ordering::SeqCst);
+        words.event.load(Ordering::SeqCst)
+    }
+
+    /// Time by which deadlines are reckoned.
+    pub(crate) fn now() -> Duration {
+        clock::now()
+    }
+}
+
+impl<A> Drop for Entered<'_, A> {
+    fn drop(&mut self) {
+        // Whoever is killed gives nothing back.
+        #[cfg(test)]
+        if std::thread::panicking() {
+            return;
+        }
+        let (lock, me) = (&self.directory.words.lock, self.directory.heap.me());
+        if self.is_sound { lock.unlock(me) } else { lock.abandon(me) }
+    }
+}
+
+impl<A: RegionAllocator> Entered<'_, A> {
+    /// Finishes what the last holder began, if it died.
+    pub(crate) fn recover_if_dead(&mut self) -> Result<(), HeapError> {
+        if !self.is_sound {
+            self.recover().inspect_err(|_| self.directory.words.lock.give_up(self.directory.heap.me()))?;
+            self.is_sound = true;
+        }
+        Ok(())
+    }
+
+    /// Says that the directory is whole, for it has just been made.
+    pub(crate) const fn is_formed(&mut self) {
+        self.is_sound = true;
+    }
+
+    fn read(&self) -> impl Fn(u64) -> Result<u64, HeapError> + '_ {
+        |offset| self.directory.heap.load(offset)
+    }
+
+    /// The table; `None` if nothing was ever published.
+    fn table(&self) -> Result<Option<Table>, HeapError> {
+        match self.directory.words.table.load(Ordering::Acquire) {
+            0 => Ok(None),
+            offset => Table::read(&self.read(), offset).map(Some),
+        }
+    }
+
+    /// Finds a name.
+    pub(crate) fn find(&self, key: &Key) -> Result<Option<Found>, HeapError> {
+        let Some(table) = self.table()? else { return Ok(None) };
+        let Some(found) = table.find(&self.read(), key, false)? else { return Ok(None) };
+        self.check_object(found.object)?;
+        Ok(Some(found))
+    }
+
+    /// Whether an entry may lead to the block at `offset`.
+    fn check_object(&self, offset: u64) -> Result<BlockState, HeapError> {
+        let state = BlockState::from_bits(self.directory.heap.load(offset)?);
+        if !self.directory.exports.is_set(offset) || !state.is_published() || !state.is_valid() {
+            return Err(HeapError::Damaged { at: offset });
+        }
+        Ok(state)
+    }
+
+    /// The first name after another one, or of all; and what to go on after.
+    pub(crate) fn next(&self, after: Option<Order>) -> Result<Option<(Found, Order)>, HeapError> {
+        let Some(table) = self.table()? else { return Ok(None) };
+        let Some((found, order)) = table.next(&self.read(), after)? else { return Ok(None) };
+        self.check_object(found.object)?;
+        Ok(Some((found, order)))
+    }
+
+    /// The name that was found.
+    pub(crate) fn name(&self, found: &Found) -> Result<NameBuffer, HeapError> {
+        NameBuffer::read(&self.read(), found.entry)
+    }
+
+    /// Gives the object at `object`, which the caller holds, a name.
+    pub(crate) fn publish(&self, key: &Key, object: u64, pinned: bool) -> Result<(), DirectoryError> {
+        let Directory { heap, words, exports, .. } = &self.directory;
+        if self.find(key)?.is_some() {
+            return Err(DirectoryError::Taken);
+        }
+        let state = BlockState::from_bits(heap.load(object)?);
+        if state.is_published() {
+            return Err(DirectoryError::Published);
+        }
+        if !exports.is_set(object) {
+            return Err(DirectoryError::Damaged { at: object });
+        }
+        let table = self.table_with_room()?;
+        let entry = self.allocate(24_u64.saturating_add(key.len as u64), ENTRY_TAG)?;
+        heap.store(entry.wrapping_add(ENTRY_HASH), key.hash)?;
+        heap.store(entry.wrapping_add(ENTRY_OBJECT), object)?;
+        heap.store(entry.wrapping_add(ENTRY_LEN), key.len as u64)?;
+        let mut at = entry.wrapping_add(ENTRY_NAME);
+        for word in key.name_words() {
+            heap.store(at, *word)?;
+            at = at.wrapping_add(8);
+        }
+        self.intend(object, [entry, 0]);
+        self.change(entry, Event::Intern(heap.own_slot()?))?;
+        match heap.change(object, Event::Publish { slot: heap.own_slot()?, pinned })? {
+            Ok(_) => {}
+            Err(refusal) => {
+                self.discard(entry)?;
+                return Err(match refusal {
+                    Refusal::Published => DirectoryError::Published,
+                    _ => DirectoryError::Damaged { at: object },
+                });
+            }
+        }
+        let (index, was) =
+            table.vacant(&self.read(), key.hash)?.ok_or(HeapError::Damaged { at: table.place(0) })?;
+        heap.commit(table.place(index), Place::new(entry, key.hash, pinned).bits())?;
+        words.names.fetch_add(1, Ordering::Relaxed);
+        if was.bits() == EMPTY {
+            words.occupied.fetch_add(1, Ordering::Relaxed);
+        }
+        self.intend(0, [0, 0]);
+        words.event.fetch_add(1, Ordering::SeqCst);
+        if words.waiters.swap(0, Ordering::SeqCst) != 0 {
+            futex::wake_all(&words.event);
+        }
+        Ok(())
+    }
+
+    /// Takes the name from its object, which the caller holds from then on; `count` counts that in private.
+    pub(crate) fn unpublish(&self, found: &Found) -> Result<(), DirectoryError> {
+        let Directory { heap, words, .. } = &self.directory;
+        if self.check_object(found.object)?.is_pinned() {
+            return Err(DirectoryError::Pinned);
+        }
+        let table = self.table()?.ok_or(HeapError::Damaged { at: 0 })?;
+        self.intend(found.object, [found.entry, 0]);
+        let next = heap.load(table.place(found.index.wrapping_add(1)))?;
+        // At the end of a row nobody searches beyond this place.
+        let removed = if next == EMPTY { EMPTY } else { REMOVED };
+        heap.commit(table.place(found.index), removed)?;
+        words.names.fetch_sub(1, Ordering::Relaxed);
+        if removed == EMPTY {
+            words.occupied.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.change(found.object, Event::Unpublish(heap.own_slot()?))?;
+        self.discard(found.entry)?;
+        Ok(())
+    }
+
+    /// Checks that names and objects fit together.
+    pub(crate) fn check(&self) -> Result<(), HeapError> {
+        let Directory { heap, words, .. } = &self.directory;
+        let names = words.names.load(Ordering::Relaxed);
+        let (mut found, mut after) = (0_u64, None);
+        while let Some((name, order)) = self.next(after)? {
+            self.name(&name)?;
+            found = found.saturating_add(1);
+            let entry = heap.block(name.entry)?;
+            if entry.state != BlockState::INTERNAL || entry.tag != ENTRY_TAG || found > names {
+                return Err(HeapError::Damaged { at: name.entry });
+            }
+            after = Some(order);
+        }
+        let mut published = 0_u64;
+        A::walk(heap, &mut |block| {
+            published = published.saturating_add(u64::from(block.state.is_published()));
+            ControlFlow::Continue(())
+        })?;
+        if found != names || published != names {
+            return Err(HeapError::Damaged { at: words.table.load(Ordering::Relaxed) });
+        }
+        Ok(())
+    }
+
+    /// A table with room for one more name.
+    fn table_with_room(&self) -> Result<Table, HeapError> {
+        let Directory { heap, words, .. } = &self.directory;
+        let old = self.table()?;
+        let occupied = words.occupied.load(Ordering::Relaxed);
+        if let Some(table) = old {
+            // At most three quarters full.
+            if occupied.saturating_add(1).saturating_mul(4) <= table.capacity().saturating_mul(3) {
+                return Ok(table);
+            }
+        }
+        let names = words.names.load(Ordering::Relaxed).saturating_add(1).min(heap.capacity());
+        let log = names.saturating_mul(2).next_power_of_two().trailing_zeros().max(SMALLEST_LOG);
+        match (self.replace_table(old, log), old) {
+            // Rather slow than refused, as long as a search ends.
+            (Err(HeapError::OutOfMemory), Some(table)) if occupied.saturating_add(1) < table.capacity() => {
+                Ok(table)
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Puts a table of 2^`log` places in the place of the old one.
+    fn replace_table(&self, old: Option<Table>, log: u32) -> Result<Table, HeapError> {
+        let Directory { heap, words, .. } = &self.directory;
+        let block = self.allocate(Table::object_len(log), TABLE_TAG)?;
+        let table = Table::at(block, log);
+        heap.store(block.wrapping_add(ENTRY_HASH), u64::from(log))?;
+        for index in 0..table.capacity() {
+            heap.store(table.place(index), EMPTY)?;
+        }
+        let mut names = 0_u64;
+        if let Some(old) = old {
+            for index in 0..old.capacity() {
+                let place = Place::from_bits(heap.load(old.place(index))?);
+                let Some(entry) = place.entry() else { continue };
+                let hash = heap.load(entry.wrapping_add(ENTRY_HASH))?;
+                let (index, _) = table.vacant(&self.read(), hash)?.ok_or(HeapError::Damaged { at: block })?;
+                heap.store(table.place(index), place.bits())?;
+                names = names.saturating_add(1);
+            }
+        }
+        let old_block = words.table.load(Ordering::Relaxed);
+        self.intend(0, [block, old_block]);
+        self.change(block, Event::Intern(heap.own_slot()?))?;
+        set(&words.table, block);
+        words.names.store(names, Ordering::Relaxed);
+        words.occupied.store(names, Ordering::Relaxed);
+        if old_block == 0 {
+            self.intend(0, [0, 0]);
+        } else {
+            self.discard(old_block)?;
+        }
+        Ok(table)
+    }
+
+    /// A block of the directory's own, exclusive as yet.
+    fn allocate(&self, len: u64, tag: u64) -> Result<u64, HeapError> {
+        let heap = self.directory.heap;
+        A::allocate(heap, &Request::new(len, 8, tag, heap.own_slot()?))
+    }
+
+    /// Frees one of the directory's own blocks, the one that is intended.
+    fn discard(&self, block: u64) -> Result<(), HeapError> {
+        let heap = self.directory.heap;
+        self.change(block, Event::Extern(heap.own_slot()?))?;
+        self.intend(0, [0, 0]);
+        heap.free_or_defer(block, A::free)
+    }
+
+    fn change(&self, offset: u64, event: Event) -> Result<Option<BlockState>, HeapError> {
+        match self.directory.heap.change(offset, event)? {
+            Ok((_, next)) => Ok(next),
+            Err(_) => Err(HeapError::Damaged { at: offset }),
+        }
+    }
+
+    /// Says what is about to be changed, or that it has been.
+    fn intend(&self, object: u64, [first, second]: [u64; 2]) {
+        let DirectoryWords { intent_object, intent_blocks: [one, other], .. } = self.directory.words;
+        set(one, first);
+        set(other, second);
+        set(intent_object, object);
+    }
+
+    /// Finishes what the last holder was doing when it died.
+    fn recover(&self) -> Result<(), HeapError> {
+        let DirectoryWords { table, names, occupied, intent_object, intent_blocks, .. } =
+            self.directory.words;
+        let heap = self.directory.heap;
+        let (mut name_count, mut occupied_count) = (0_u64, 0_u64);
+        let object = intent_object.load(Ordering::Acquire);
+        let blocks = intent_blocks.each_ref().map(|block| block.load(Ordering::Acquire));
+        let current = table.load(Ordering::Acquire);
+        let mut is_named = false;
+        let mut is_used = blocks.map(|block| block == current);
+        if let Some(table) = self.table()? {
+            for index in 0..table.capacity() {
+                let place = Place::from_bits(heap.load(table.place(index))?);
+                occupied_count = occupied_count.saturating_add(u64::from(place.bits() != EMPTY));
+                let Some(entry) = place.entry() else { continue };
+                name_count = name_count.saturating_add(1);
+                is_named |= heap.load(entry.wrapping_add(ENTRY_OBJECT))? == object;
+                for (used, block) in is_used.iter_mut().zip(blocks) {
+                    *used |= block == entry;
+                }
+            }
+        }
+        names.store(name_count, Ordering::Relaxed);
+        occupied.store(occupied_count, Ordering::Relaxed);
+        if object != 0 && !is_named {
+            self.forget(object)?;
+        }
+        for (block, used) in blocks.into_iter().zip(is_used) {
+            // One that is exclusive still, or again, is given back with all that the dead held.
+            if block != 0 && !used && BlockState::from_bits(heap.load(block)?) == BlockState::INTERNAL {
+                self.change(block, Event::Extern(heap.own_slot()?))?;
+                intent_blocks.iter().filter(|intent| intent.load(Ordering::Relaxed) == block).for_each(clear);
+                heap.free_or_defer(block, A::free)?;
+            }
+        }
+        self.intend(0, [0, 0]);
+        Ok(())
+    }
+
+    /// Takes DIR back from an object that no name leads to.
+    fn forget(&self, object: u64) -> Result<(), HeapError> {
+        let Directory { heap, exports, words, .. } = &self.directory;
+        let state = BlockState::from_bits(heap.load(object)?);
+        if !exports.is_set(object) || !state.is_published() {
+            return Ok(());
+        }
+        if self.change(object, Event::Forget)?.is_some() {
+            return Ok(());
+        }
+        // Nobody holds it, and nobody can find it: it becomes ours, to be freed. The destructor died with the dead.
+        let own = BlockState::exclusive(heap.own_slot()?);
+        set(heap.word(object)?, own.bits());
+        exports.clear(object);
+        set(&words.intent_object, 0);
+        heap.free_or_defer(object, A::free)
+    }
+}
+
+/// A store that stays between what is written before and after it.
+fn set(word: &AtomicU64, value: u64) {
+    compiler_fence(Ordering::SeqCst);
+    word.store(value, Ordering::Release);
+    compiler_fence(Ordering::SeqCst);
+}
+
+fn clear(word: &AtomicU64) {
+    set(word, 0);
+}
+
+/// Finds a pinned name without the lock and without writing anything; gives the offset of its object's block.
+pub(crate) fn find_pinned(
+    words: &[AtomicU64],
+    table: &AtomicU64,
+    key: &Key,
+) -> Result<Option<u64>, HeapError> {
+    let read = |offset: u64| {
+        let word = usize::try_from(offset / 8).ok().and_then(|index| words.get(index));
+        let word = word.filter(|_| offset % 8 == 0).ok_or(HeapError::Damaged { at: offset })?;
+        // From a read-only mapping only a relaxed load is sure to be a mere read.
+        let value = word.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        Ok(value)
+    };
+    // The table may be replaced, and its block used for something else, while it is read.
+    for _ in 0..RETRIES {
+        let offset = table.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        if offset == 0 {
+            return Ok(None);
+        }
+        let found = Table::read(&read, offset).and_then(|table| table.find(&read, key, true));
+        fence(Ordering::Acquire);
+        if table.load(Ordering::Relaxed) == offset {
+            return found.map(|found| found.map(|found| found.object));
+        }
+    }
+    Err(HeapError::Busy)
+}
+
+/// How often the table may be replaced during one search; it doubles each time.
+const RETRIES: u32 = 64;
+
+#[cfg(test)]
+extern crate std;
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests;

@@ -1,0 +1,594 @@
+//! The heap: what an allocator works on
+//!
+//! A [`Heap`] is the part of a segment that holds objects, as a slice of atomic words. Offsets in it are checked
+//! at every access, so an allocator written over it is safe code, and damaged words take it nowhere. The same
+//! code runs over plain memory ([`PlainHeap`]), in tests and fuzz targets.
+//!
+//! # Commits
+//! The kernel kills between instructions, so a process that learns of a death sees an exact prefix of what the
+//! dead wrote. Only the compiler could change the order. A store on which a recovery relies is therefore a
+//! [`commit`](Heap::commit): nothing written before it moves behind it, and nothing after it moves before.
+//!
+//! # Blocks that wait to be freed
+//! A box that is dropped does not wait for the allocator's lock. If it is taken, the block is condemned and pushed on a
+//! stack in the segment, linked through the tag words, and the next holder of the lock frees it. The holder first marks
+//! each as popped, and only then takes the stack away, so that its death loses none: its successor finds blocks that
+//! are still on the stack, and blocks that are marked.
+
+mod plain;
+
+pub use plain::PlainHeap;
+
+use crate::error::HeapError;
+use crate::lock::{Acquired, Holder, LockError, RawLock, Roll};
+use crate::membership::Slot;
+use crate::object::{
+    BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Event, Extent, GRANULE, MIN_BLOCK_LEN, Next, Refusal,
+    TAG_OFFSET,
+};
+use core::fmt;
+use core::hint::spin_loop;
+use core::ops::ControlFlow;
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+use core::time::Duration;
+use static_assertions::const_assert_eq;
+#[cfg(test)]
+extern crate std;
+
+/// Bytes of a word.
+const WORD: u64 = 8;
+/// Looks at a lock that somebody holds before a block is rather left to that one.
+const SPINS: u32 = 64;
+/// Failed attempts to change a state word after which something other than 56 processes is at work.
+const CONTENTION_LIMIT: u32 = 1 << 20;
+
+/// The words of a heap that are not in it: its lock, its length, and the stack of condemned blocks.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub(crate) struct HeapControl {
+    lock: RawLock,
+    /// Offset of the block condemned last; 0: none.
+    condemned: AtomicU64,
+    /// Length of the heap in use, in bytes.
+    len: AtomicU64,
+    unused: [AtomicU64; 5],
+}
+
+const_assert_eq!(size_of::<HeapControl>(), 64);
+
+impl HeapControl {
+    pub(crate) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_len(&self, len: u64) {
+        commit(&self.len, len);
+    }
+
+    /// As it is before anything was allocated; for the one that formats the heap.
+    pub(crate) fn reset(&self, len: u64) {
+        self.condemned.store(0, Ordering::Relaxed);
+        self.set_len(len);
+    }
+}
+
+fn commit(word: &AtomicU64, value: u64) {
+    // SYNC: Release here; whoever loads with Acquire sees all that was written before. The fences keep the compiler
+    // from moving later stores before this one, which Release alone allows.
+    compiler_fence(Ordering::SeqCst);
+    word.store(value, Ordering::Release);
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// The memory that an allocator manages, and on whose behalf it works.
+///
+/// All offsets are in bytes from the start of the heap, which is aligned to 4096 bytes.
+pub struct Heap<'a> {
+    words: &'a [AtomicU64],
+    control: &'a HeapControl,
+    stock: &'a [AtomicU64],
+    me: Holder,
+    roll: &'a dyn Roll,
+    patience: Duration,
+    /// In how many accesses this process is killed; see [`PlainHeap::kill_after`].
+    #[cfg(test)]
+    fuse: Option<&'a AtomicU64>,
+}
+
+impl<'a> Heap<'a> {
+    pub(crate) const fn new(
+        words: &'a [AtomicU64],
+        control: &'a HeapControl,
+        stock: &'a [AtomicU64],
+        me: Holder,
+        roll: &'a dyn Roll,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            words,
+            control,
+            stock,
+            me,
+            roll,
+            patience,
+            #[cfg(test)]
+            fuse: None,
+        }
+    }
+
+    /// In tests, may be where this process is killed.
+    #[inline]
+    fn step(&self) {
+        #[cfg(test)]
+        if let Some(fuse) = self.fuse {
+            let left = fuse.load(Ordering::Relaxed);
+            if left == 1 {
+                fuse.store(0, Ordering::Relaxed);
+                std::panic::resume_unwind(std::boxed::Box::new("killed"));
+            }
+            fuse.store(left.saturating_sub(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Length of the heap that is in use now, in bytes. It may grow.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.control.len().min(self.capacity())
+    }
+
+    /// Whether there is no heap at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Length that the heap may grow to, in bytes. It never changes.
+    #[must_use]
+    pub const fn capacity(&self) -> u64 {
+        (self.words.len() as u64).saturating_mul(WORD)
+    }
+
+    /// Memory of this process alone, zero at first, [`PRIVATE_WORDS`](crate::RegionAllocator::PRIVATE_WORDS)
+    /// long: for stocks that are lost without harm when the process dies.
+    #[must_use]
+    pub const fn private(&self) -> &'a [AtomicU64] {
+        self.stock
+    }
+
+    /// The number of the attachment that this is done for: 0 to 55.
+    #[must_use]
+    pub fn slot(&self) -> u64 {
+        self.me.slot().map_or(0, |slot| slot.index() as u64)
+    }
+
+    /// The word at `offset`, a multiple of 8.
+    ///
+    /// # Errors
+    /// [`HeapError::Damaged`] if there is none: whatever the offset was computed from is not as it must be.
+    #[inline]
+    pub fn word(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
+        self.step();
+        let word = usize::try_from(offset / WORD).ok().and_then(|index| self.words.get(index));
+        match word {
+            Some(word) if offset % WORD == 0 => Ok(word),
+            _ => Err(HeapError::Damaged { at: offset }),
+        }
+    }
+
+    /// What the word at `offset` is now.
+    ///
+    /// # Errors
+    /// As [`word`](Self::word).
+    #[inline]
+    pub fn load(&self, offset: u64) -> Result<u64, HeapError> {
+        Ok(self.word(offset)?.load(Ordering::Acquire))
+    }
+
+    /// Changes the word at `offset`, on which nothing depends yet.
+    ///
+    /// # Errors
+    /// As [`word`](Self::word).
+    #[inline]
+    pub fn store(&self, offset: u64, value: u64) -> Result<(), HeapError> {
+        self.word(offset)?.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Changes the word at `offset` after all that was written before, and before all that will be.
+    ///
+    /// # Errors
+    /// As [`word`](Self::word).
+    #[inline]
+    pub fn commit(&self, offset: u64, value: u64) -> Result<(), HeapError> {
+        commit(self.word(offset)?, value);
+        Ok(())
+    }
+
+    /// The block whose header is at `offset`, as it is now.
+    ///
+    /// # Errors
+    /// [`HeapError::Damaged`] if no block can begin there, or its words are none that a block can have.
+    #[inline]
+    pub fn block(&self, offset: u64) -> Result<Block, HeapError> {
+        let block = Block {
+            offset,
+            state: BlockState::from_bits(self.load(offset)?),
+            tag: self.word(offset.wrapping_add(TAG_OFFSET))?.load(Ordering::Relaxed),
+            extent: Extent::from_bits(self.word(offset.wrapping_add(EXTENT_OFFSET))?.load(Ordering::Relaxed)),
+        };
+        let is_block = offset % GRANULE == WORD && block.extent.len() >= MIN_BLOCK_LEN;
+        let fits = block.end().is_some_and(|end| end <= self.capacity());
+        if is_block && fits { Ok(block) } else { Err(HeapError::Damaged { at: offset }) }
+    }
+
+    /// Changes the extent of the block at `offset`, in one step.
+    ///
+    /// # Errors
+    /// As [`word`](Self::word).
+    #[inline]
+    pub fn commit_extent(&self, offset: u64, extent: Extent) -> Result<(), HeapError> {
+        self.commit(offset.wrapping_add(EXTENT_OFFSET), extent.bits())
+    }
+
+    /// Changes the state of the block at `offset`, in one step.
+    ///
+    /// # Errors
+    /// As [`word`](Self::word).
+    #[inline]
+    pub fn commit_state(&self, offset: u64, state: BlockState) -> Result<(), HeapError> {
+        self.commit(offset, state.bits())
+    }
+
+    /// Makes the block at `offset` one in use, as the request wants it: its tag, then its state, which commits.
+    /// Its extent must say already how much of it the object leaves over.
+    ///
+    /// # Errors
+    /// As [`word`](Self::word).
+    #[inline]
+    pub fn hand_out(&self, offset: u64, request: &Request) -> Result<(), HeapError> {
+        self.store(offset.wrapping_add(TAG_OFFSET), request.tag)?;
+        self.commit_state(offset, request.state)
+    }
+
+    /// Takes the heap's lock; waits, if need be, for at most as long as the arena's timeout says.
+    ///
+    /// If the last holder died, `recover` puts right what the lock protects, which is up to the allocator, and
+    /// may be killed itself. If it cannot, the lock is given up for good.
+    ///
+    /// # Errors
+    /// [`HeapError::Busy`], [`HeapError::NotRecoverable`], [`HeapError::Damaged`], and what `recover` says.
+    #[inline]
+    pub fn lock<'h>(
+        &'h self,
+        recover: impl FnOnce(&HeapGuard<'h, 'a>) -> Result<(), HeapError>,
+    ) -> Result<HeapGuard<'h, 'a>, HeapError> {
+        match self.control.lock.lock(self.me, self.roll, self.patience) {
+            Ok(Acquired::Clean) => Ok(HeapGuard { heap: self, is_sound: true }),
+            Ok(Acquired::OwnerDied) => {
+                let mut guard = HeapGuard { heap: self, is_sound: false };
+                recover(&guard)?;
+                guard.is_sound = true;
+                Ok(guard)
+            }
+            Err(LockError::Busy) => Err(HeapError::Busy),
+            Err(LockError::NotRecoverable) => Err(HeapError::NotRecoverable),
+            Err(LockError::Damaged) => Err(HeapError::Damaged { at: 0 }),
+        }
+    }
+
+    /// Takes the heap's lock if that can be done at once.
+    #[inline]
+    #[must_use]
+    pub fn try_lock<'h>(&'h self) -> Option<HeapGuard<'h, 'a>> {
+        for _ in 0..SPINS {
+            if self.control.lock.try_lock(self.me) {
+                return Some(HeapGuard { heap: self, is_sound: true });
+            }
+            spin_loop();
+        }
+        None
+    }
+
+    /// The attachment that this is done for.
+    pub(crate) const fn me(&self) -> Holder {
+        self.me
+    }
+
+    /// The slot of that attachment.
+    pub(crate) fn own_slot(&self) -> Result<Slot, HeapError> {
+        self.me.slot().ok_or(HeapError::Damaged { at: 0 })
+    }
+
+    /// Takes another lock of the segment, on the same terms as the heap's.
+    pub(crate) fn take(&self, lock: &RawLock) -> Result<Acquired, HeapError> {
+        lock.lock(self.me, self.roll, self.patience).map_err(|error| match error {
+            LockError::Busy => HeapError::Busy,
+            LockError::NotRecoverable => HeapError::NotRecoverable,
+            LockError::Damaged => HeapError::Damaged { at: 0 },
+        })
+    }
+
+    /// Changes the state of the block at `offset` by an event; gives the state before and after.
+    ///
+    /// The second is `None` if the block is to be freed, and the word is then as it was.
+    pub(crate) fn change(
+        &self,
+        offset: u64,
+        event: Event,
+    ) -> Result<Result<(BlockState, Option<BlockState>), Refusal>, HeapError> {
+        let word = self.word(offset)?;
+        let mut bits = word.load(Ordering::Acquire);
+        // Others may change it meanwhile, each holder and the directory a few times.
+        for _ in 0..CONTENTION_LIMIT {
+            let state = BlockState::from_bits(bits);
+            let next = match state.step(event) {
+                Ok(Next::State(next)) if next == state => return Ok(Ok((state, Some(next)))),
+                Ok(Next::State(next)) => next,
+                Ok(Next::Free) => return Ok(Ok((state, None))),
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            self.step();
+            match word.compare_exchange(bits, next.bits(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(Ok((state, Some(next)))),
+                Err(other) => bits = other,
+            }
+        }
+        Err(HeapError::Damaged { at: offset })
+    }
+
+    /// Puts `next` in the place of exactly `state` of the block at `offset`; gives whether it was that.
+    ///
+    /// # Errors
+    /// As [`word`](Self::word).
+    #[inline]
+    pub fn replace_state(&self, offset: u64, state: BlockState, next: BlockState) -> Result<bool, HeapError> {
+        let word = self.word(offset)?;
+        let replaced = word.compare_exchange(state.bits(), next.bits(), Ordering::AcqRel, Ordering::Acquire);
+        Ok(replaced.is_ok())
+    }
+
+    /// Frees the block at `offset`, which is the caller's: now, or, if the allocator's lock is taken, by leaving it
+    /// to the next holder.
+    pub(crate) fn free_or_defer(
+        &self,
+        offset: u64,
+        free: fn(&Heap<'_>, u64) -> Result<(), HeapError>,
+    ) -> Result<(), HeapError> {
+        match free(self, offset) {
+            Err(HeapError::Busy) => self.condemn(offset),
+            result => result,
+        }
+    }
+
+    #[cold]
+    fn condemn(&self, offset: u64) -> Result<(), HeapError> {
+        match self.change(offset, Event::Condemn(self.own_slot()?))? {
+            Ok(_) => self.defer(offset),
+            Err(_) => Err(HeapError::Damaged { at: offset }),
+        }
+    }
+
+    /// Leaves a block, condemned by the caller, to the next holder of the lock.
+    fn defer(&self, offset: u64) -> Result<(), HeapError> {
+        let link = self.word(offset.wrapping_add(TAG_OFFSET))?;
+        let mut head = self.control.condemned.load(Ordering::Relaxed);
+        loop {
+            link.store(head, Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
+            // SYNC: Release here, Acquire in `take_condemned`: who finds the block finds its link.
+            match self.control.condemned.compare_exchange_weak(
+                head,
+                offset,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(other) => head = other,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Heap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heap")
+            .field("len", &self.len())
+            .field("capacity", &self.capacity())
+            .field("me", &self.me)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The heap's lock, held. Dropping it gives the lock back.
+#[derive(Debug)]
+#[must_use]
+pub struct HeapGuard<'h, 'a> {
+    heap: &'h Heap<'a>,
+    /// Whether what the lock protects is whole.
+    is_sound: bool,
+}
+
+impl HeapGuard<'_, '_> {
+    /// Whether blocks wait to be freed.
+    #[inline]
+    #[must_use]
+    pub fn has_condemned(&self) -> bool {
+        self.heap.control.condemned.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the blocks that wait to be freed, and passes the offset of each to `free`.
+    ///
+    /// The allocator calls this at least whenever it runs short, and in its recovery, after which it frees
+    /// what [was popped](BlockState::is_popped) by one that died.
+    ///
+    /// # Errors
+    /// [`HeapError::Damaged`], and what `free` says.
+    pub fn take_condemned(
+        &self,
+        mut free: impl FnMut(u64) -> Result<(), HeapError>,
+    ) -> Result<(), HeapError> {
+        let heap = self.heap;
+        let most = heap.capacity() / MIN_BLOCK_LEN;
+        // From this block on, they were marked by this very call.
+        let mut marked = 0;
+        let head = loop {
+            let head = heap.control.condemned.load(Ordering::Acquire);
+            let mut offset = head;
+            let mut count = 0_u64;
+            while offset != 0 && offset != marked {
+                let block = heap.block(offset)?;
+                count = count.saturating_add(1);
+                if count > most {
+                    return Err(HeapError::Damaged { at: offset });
+                }
+                // One that died may have marked it; those behind it may not be.
+                if !block.state.is_popped() {
+                    let Ok(Next::State(popped)) = block.state.step(Event::Pop) else {
+                        return Err(HeapError::Damaged { at: offset });
+                    };
+                    heap.commit_state(offset, popped)?;
+                }
+                offset = block.tag;
+            }
+            heap.step();
+            // Between its load and here others may have pushed.
+            if heap.control.condemned.compare_exchange(head, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                break head;
+            }
+            marked = head;
+        };
+        let mut offset = head;
+        let mut count = 0_u64;
+        while offset != 0 && count <= most {
+            let block = heap.block(offset)?;
+            if !block.state.is_popped() {
+                return Err(HeapError::Damaged { at: offset });
+            }
+            free(offset)?;
+            offset = block.tag;
+            count = count.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Makes the heap `len` bytes long, at most its capacity; the last step of growing.
+    pub fn set_len(&self, len: u64) {
+        self.heap.step();
+        self.heap.control.set_len(len);
+    }
+}
+
+impl Drop for HeapGuard<'_, '_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Whoever is killed gives nothing back.
+        #[cfg(test)]
+        if std::thread::panicking() {
+            return;
+        }
+        let lock = &self.heap.control.lock;
+        if self.is_sound { lock.unlock(self.heap.me) } else { lock.give_up(self.heap.me) }
+    }
+}
+
+/// A block, as it was at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Where its header begins, in bytes from the start of the heap: 8 more than a multiple of 16.
+    pub offset: u64,
+    /// What it is.
+    pub state: BlockState,
+    /// The type of its object; of a block that is not in use, its allocator's.
+    pub tag: u64,
+    /// Its size.
+    pub extent: Extent,
+}
+
+impl Block {
+    /// Where its object begins, in bytes from the start of the heap.
+    #[must_use]
+    pub const fn payload(&self) -> u64 {
+        self.offset.wrapping_add(BLOCK_HEADER_LEN)
+    }
+
+    /// Where the block ends; `None` beyond all offsets.
+    #[must_use]
+    pub const fn end(&self) -> Option<u64> {
+        self.offset.checked_add(self.extent.len())
+    }
+}
+
+/// What is wanted of an allocator.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    len: u64,
+    align: u64,
+    tag: u64,
+    state: BlockState,
+}
+
+impl Request {
+    /// An object of `len` bytes aligned to `align`, a power of two up to 4096; the type is given by its tag.
+    pub(crate) const fn new(len: u64, align: u64, tag: u64, slot: Slot) -> Self {
+        Self { len, align, tag, state: BlockState::exclusive(slot) }
+    }
+
+    /// Size of the object, in bytes; may be 0.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the object has no bytes. It has a block all the same.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Alignment of the object, in bytes: a power of two, at least 16 and at most 4096.
+    #[must_use]
+    pub const fn align(&self) -> u64 {
+        if self.align < GRANULE { GRANULE } else { self.align }
+    }
+
+    /// Size of the smallest block that holds the object, in bytes; `None` if no block is so large.
+    #[must_use]
+    pub const fn block_len(&self) -> Option<u64> {
+        let Some(len) = self.len.checked_add(BLOCK_HEADER_LEN) else { return None };
+        let Some(len) = len.checked_next_multiple_of(GRANULE) else { return None };
+        let len = if len < MIN_BLOCK_LEN { MIN_BLOCK_LEN } else { len };
+        if len > Extent::MAX_LEN { None } else { Some(len) }
+    }
+
+    /// The extent of a block of `block_len` bytes that holds the object; `None` if too much is left over, or
+    /// it does not fit.
+    #[must_use]
+    pub const fn extent(&self, block_len: u64) -> Option<Extent> {
+        let Some(room) = block_len.checked_sub(BLOCK_HEADER_LEN) else { return None };
+        match room.checked_sub(self.len) {
+            Some(slack) if slack <= Extent::MAX_SLACK => Some(Extent::new(block_len, slack)),
+            _ => None,
+        }
+    }
+}
+
+/// How much of a heap is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Bytes of blocks in use, with their headers.
+    pub used: u64,
+    /// Bytes of free blocks, with their headers.
+    pub free: u64,
+    /// Size of the largest object that fits now, in bytes.
+    pub largest_free: u64,
+    /// Number of blocks in use.
+    pub blocks: u64,
+    /// Number of free blocks.
+    pub free_blocks: u64,
+    /// Most bytes that were ever in use at once, as closely as the allocator keeps count.
+    pub high_water: u64,
+}
+
+/// Passes each block on; the answer says whether to go on.
+pub type Visit<'v> = dyn FnMut(&Block) -> ControlFlow<()> + 'v;

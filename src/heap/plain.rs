@@ -1,0 +1,110 @@
+//! Heaps over plain memory
+
+use super::{Heap, HeapControl, Request};
+use crate::error::HeapError;
+use crate::lock::{Holder, Roll};
+use crate::membership::Slot;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+
+/// A heap over plain memory, for tests of allocators: the words that a segment's header has, and a word on who died.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{PlainHeap, RegionAllocator, Request, Tlsf};
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// Tlsf::format(&heap)?;
+/// let offset = Tlsf::allocate(&heap, &plain.request(100, 8, 0))?;
+/// assert_eq!(heap.block(offset)?.extent.object_len(), Some(100));
+/// Tlsf::free(&heap, offset)?;
+/// Tlsf::check(&heap)?;
+/// # Ok::<(), shmem_bind::HeapError>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct PlainHeap {
+    control: HeapControl,
+    gone: Gone,
+    #[cfg(test)]
+    fuse: AtomicU64,
+}
+
+/// The slots whose attachments have ended, one bit each.
+#[derive(Debug, Default)]
+struct Gone(AtomicU64);
+
+impl Roll for Gone {
+    fn is_gone(&self, holder: Holder) -> bool {
+        let bits = self.0.load(Ordering::Relaxed);
+        holder.slot().is_some_and(|slot| bits >> slot.index() & 1 != 0)
+    }
+}
+
+impl PlainHeap {
+    /// For a heap of `len` bytes in use.
+    #[must_use]
+    pub fn new(len: u64) -> Self {
+        let plain = Self::default();
+        plain.control.set_len(len);
+        plain
+    }
+
+    /// The heap in `words`, as attachment number `slot` sees it; `private` is that one's private memory.
+    #[must_use]
+    pub fn heap<'a>(&'a self, words: &'a [AtomicU64], private: &'a [AtomicU64], slot: u64) -> Heap<'a> {
+        let me = Holder::new(slot_or_first(slot), 1);
+        Heap {
+            #[cfg(test)]
+            fuse: Some(&self.fuse),
+            ..Heap::new(words, &self.control, private, me, &self.gone, Duration::from_secs(1))
+        }
+    }
+
+    /// Runs `work`, and kills it at access number `steps` (from one) to a word of the heap; gives its result if it
+    /// had fewer. What was written stays, locks stay held, and nothing is run any more, but for
+    /// destructors of the work's own, which must not touch the heap. Tell of the death by [`kill`](Self::kill).
+    #[cfg(test)]
+    pub(crate) fn kill_after<R>(&self, steps: u64, work: impl FnOnce() -> R) -> Option<R> {
+        self.fuse.store(steps, Ordering::Relaxed);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        self.fuse.store(0, Ordering::Relaxed);
+        result.ok()
+    }
+
+    /// A request for `len` bytes aligned to `align` by attachment number `slot`.
+    #[must_use]
+    pub const fn request(&self, len: u64, align: u64, slot: u64) -> Request {
+        Request::new(len, align, 0, slot_or_first(slot))
+    }
+
+    /// Says that attachment number `slot` has died.
+    pub fn kill(&self, slot: u64) {
+        self.gone.0.fetch_or(1 << slot_or_first(slot).index(), Ordering::Relaxed);
+    }
+
+    /// What box number `slot` does when it is dropped and the lock is taken: leaves the block to the next holder.
+    ///
+    /// # Errors
+    /// [`HeapError::Damaged`] if it is not the block of an object of that attachment.
+    pub fn condemn(&self, heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
+        heap.condemn(offset)
+    }
+
+    /// What a process does that dies as number `slot` while it holds the lock.
+    pub fn die_locked(&self, heap: &Heap<'_>) {
+        if let Some(guard) = heap.try_lock() {
+            core::mem::forget(guard);
+            self.kill(heap.slot());
+        }
+    }
+}
+
+const fn slot_or_first(slot: u64) -> Slot {
+    match Slot::new(slot) {
+        Some(slot) => slot,
+        None => Slot::FIRST,
+    }
+}

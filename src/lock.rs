@@ -1,0 +1,328 @@
+//! The robust lock
+//!
+//! Who holds the lock and that it is locked are one word, so that no process can die between becoming the
+//! holder and saying so. A lock whose holder is certainly dead is taken over by a compare-and-swap on the
+//! exact word that the dead left; whoever does that is told ([`Acquired::OwnerDied`]), and has to put right
+//! what the lock protects before anything else.
+//!
+//! # The word
+//!
+//! | bits | field | meaning |
+//! |---|---|---|
+//! | 0..=23 | generation | of the holder's slot, its low bits |
+//! | 24..=30 | holder | 0 nobody; 1 to 56 the slot, counted from one; 127 not recoverable |
+//! | 31 | WAITERS | somebody may be asleep on this word |
+//!
+//! Zero is a lock that nobody holds, so memory that is zero needs no initialising.
+//!
+//! | word | event | next | outcome |
+//! |---|---|---|---|
+//! | nobody | lock | me | `Clean` |
+//! | another, alive | lock | the same, with WAITERS | sleeps, looks again; `Busy` at the deadline |
+//! | another, certainly gone | lock | me, WAITERS kept | `OwnerDied` |
+//! | not recoverable | lock | the same | `NotRecoverable` |
+//! | anything else | lock | the same | `Damaged` |
+//! | me | unlock | nobody | wakes one if WAITERS was set |
+//! | me | give up | not recoverable | wakes all |
+//! | me | abandon | the former tenant of my slot, who is gone | the next one gets `OwnerDied` |
+//!
+//! A holder is gone when its process is certainly dead, and also when its slot has been let to somebody else
+//! since, which the generation tells. A slot number out of range is damage, never death. Whoever has slept
+//! takes the lock with WAITERS set, for there may be more sleepers; that costs one wake too many at most. Every
+//! sleep is short, so a holder that dies between unlocking and waking delays others by one sleep.
+
+use crate::membership::Slot;
+use crate::sys::clock;
+use crate::sys::futex;
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+use static_assertions::const_assert_eq;
+
+const HOLDER_SHIFT: u32 = 24;
+const GENERATION_MASK: u32 = (1 << HOLDER_SHIFT) - 1;
+const WAITERS: u32 = 1 << 31;
+const NOT_RECOVERABLE: u32 = 127 << HOLDER_SHIFT;
+const NOBODY: u32 = 0;
+
+/// Looks at a lock that somebody holds before the first sleep: most are held for less than a microsecond.
+const SPINS: u32 = 100;
+/// The longest sleep, after which the holder is looked at again.
+const SLICE: Duration = Duration::from_millis(20);
+
+/// A lock in shared memory; it protects what its user says, and holds no data.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct RawLock {
+    word: AtomicU32,
+    /// For the thread within the holder's process.
+    reserved: AtomicU32,
+}
+
+const_assert_eq!(size_of::<RawLock>(), 8);
+
+/// An attachment as it stands in lock words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holder(u32);
+
+impl Holder {
+    pub(crate) const fn new(slot: Slot, generation: u64) -> Self {
+        // A slot number is at most 55.
+        let holder = (slot.index() as u32).wrapping_add(1);
+        Self(holder << HOLDER_SHIFT | generation as u32 & GENERATION_MASK)
+    }
+
+    /// The attachment that a word names; `None` if no attachment can be meant.
+    const fn from_word(word: u32) -> Option<Self> {
+        let index = ((word & !WAITERS) >> HOLDER_SHIFT).wrapping_sub(1);
+        match Slot::new(index as u64) {
+            Some(_) => Some(Self(word & !WAITERS)),
+            None => None,
+        }
+    }
+
+    /// The slot; `None` never happens, since only slots are made into holders.
+    pub(crate) const fn slot(self) -> Option<Slot> {
+        Slot::new((self.0 >> HOLDER_SHIFT).wrapping_sub(1) as u64)
+    }
+
+    /// Whether this is the tenant number `generation` of its slot.
+    pub(crate) const fn has_generation(self, generation: u64) -> bool {
+        self.0 & GENERATION_MASK == generation as u32 & GENERATION_MASK
+    }
+}
+
+/// Knows who is attached.
+pub(crate) trait Roll: Sync {
+    /// Whether this attachment has certainly ended.
+    fn is_gone(&self, holder: Holder) -> bool;
+}
+
+/// What a new holder finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Acquired {
+    Clean,
+    /// The former holder died: what the lock protects may be half-changed.
+    OwnerDied,
+}
+
+/// Why a lock could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LockError {
+    /// A living process held it all the time.
+    Busy,
+    /// Somebody could not put right what a dead holder left.
+    NotRecoverable,
+    /// The word is none that a lock can have.
+    Damaged,
+}
+
+impl RawLock {
+    /// Takes the lock if nobody holds it.
+    pub(crate) fn try_lock(&self, me: Holder) -> bool {
+        self.replace(NOBODY, me.0)
+    }
+
+    /// Takes the lock, waiting for at most `timeout` while somebody alive holds it.
+    pub(crate) fn lock(&self, me: Holder, roll: &dyn Roll, timeout: Duration) -> Result<Acquired, LockError> {
+        if self.try_lock(me) { Ok(Acquired::Clean) } else { self.lock_contended(me, roll, timeout) }
+    }
+
+    #[cold]
+    fn lock_contended(&self, me: Holder, roll: &dyn Roll, timeout: Duration) -> Result<Acquired, LockError> {
+        for _ in 0..SPINS {
+            spin_loop();
+            if self.word.load(Ordering::Relaxed) == NOBODY && self.try_lock(me) {
+                return Ok(Acquired::Clean);
+            }
+        }
+        let start = clock::now();
+        // From the first sleep on, others may sleep too.
+        let mut asleep = 0;
+        loop {
+            let word = self.word.load(Ordering::Relaxed);
+            match word & !WAITERS {
+                NOBODY => {
+                    if self.replace(word, me.0 | asleep | word & WAITERS) {
+                        return Ok(Acquired::Clean);
+                    }
+                    continue;
+                }
+                NOT_RECOVERABLE => return Err(LockError::NotRecoverable),
+                _ => {}
+            }
+            let holder = Holder::from_word(word).ok_or(LockError::Damaged)?;
+            if roll.is_gone(holder) {
+                if self.replace(word, me.0 | word & WAITERS | asleep) {
+                    return Ok(Acquired::OwnerDied);
+                }
+                continue;
+            }
+            let waited = clock::now().saturating_sub(start);
+            let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
+                return Err(LockError::Busy);
+            };
+            if word & WAITERS == 0 && !self.replace(word, word | WAITERS) {
+                continue;
+            }
+            asleep = WAITERS;
+            futex::wait(&self.word, word | WAITERS, left.min(SLICE));
+        }
+    }
+
+    /// Gives the lock back.
+    pub(crate) fn unlock(&self, me: Holder) {
+        if !self.release(me, NOBODY) {
+            return;
+        }
+        futex::wake_one(&self.word);
+    }
+
+    /// Says for good that what the lock protects cannot be put right.
+    pub(crate) fn give_up(&self, me: Holder) {
+        self.release(me, NOT_RECOVERABLE);
+        futex::wake_all(&self.word);
+    }
+
+    /// Gives the lock back as one whose holder has died, for somebody else to put right what it protects.
+    pub(crate) fn abandon(&self, me: Holder) {
+        let generation = (me.0 & GENERATION_MASK).wrapping_sub(1) & GENERATION_MASK;
+        if self.release(me, me.0 & !GENERATION_MASK | generation) {
+            futex::wake_one(&self.word);
+        }
+    }
+
+    /// Gives whether somebody may sleep.
+    fn release(&self, me: Holder, next: u32) -> bool {
+        // Another word than ours, with or without WAITERS, means damage: then it is not ours to give back.
+        !self.replace(me.0, next) && self.replace(me.0 | WAITERS, next)
+    }
+
+    /// Who holds the lock now.
+    #[cfg(test)]
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        Holder::from_word(self.word.load(Ordering::Relaxed))
+    }
+
+    fn replace(&self, old: u32, new: u32) -> bool {
+        // SYNC: Release when unlocking, Acquire when locking: a holder sees all that former ones did.
+        self.word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    extern crate std;
+    use core::sync::atomic::AtomicU64;
+    use std::thread;
+
+    /// Attachments that are said to be gone, one bit a slot.
+    struct Gone(AtomicU64);
+
+    impl Roll for Gone {
+        fn is_gone(&self, holder: Holder) -> bool {
+            self.0.load(Ordering::Relaxed) >> holder.slot().unwrap().index() & 1 != 0
+        }
+    }
+
+    const SHORT: Duration = Duration::from_millis(5);
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn holder(index: u64) -> Holder {
+        Holder::new(Slot::new(index).unwrap(), 7)
+    }
+
+    #[test]
+    fn a_living_holder_keeps_others_out() {
+        let (lock, roll) = (RawLock::default(), Gone(AtomicU64::new(0)));
+        assert_eq!(lock.lock(holder(0), &roll, SHORT), Ok(Acquired::Clean));
+        assert!(!lock.try_lock(holder(1)));
+        assert_eq!(lock.lock(holder(1), &roll, SHORT), Err(LockError::Busy));
+        assert_eq!(lock.holder(), Some(holder(0)));
+        lock.unlock(holder(0));
+        assert_eq!(lock.lock(holder(1), &roll, SHORT), Ok(Acquired::Clean));
+    }
+
+    #[test]
+    fn a_dead_holder_is_taken_over_once() {
+        let (lock, roll) = (RawLock::default(), Gone(AtomicU64::new(1 << 3)));
+        assert!(lock.try_lock(holder(3)));
+        assert_eq!(lock.lock(holder(55), &roll, SHORT), Ok(Acquired::OwnerDied));
+        assert_eq!(lock.lock(holder(1), &roll, SHORT), Err(LockError::Busy));
+        lock.unlock(holder(55));
+        assert_eq!(lock.lock(holder(1), &roll, SHORT), Ok(Acquired::Clean));
+    }
+
+    #[test]
+    fn what_is_abandoned_is_the_next_ones_to_recover() {
+        struct Generations;
+        impl Roll for Generations {
+            fn is_gone(&self, holder: Holder) -> bool {
+                !holder.has_generation(7)
+            }
+        }
+        let lock = RawLock::default();
+        assert!(lock.try_lock(holder(0)));
+        lock.abandon(holder(0));
+        assert_eq!(lock.lock(holder(0), &Generations, SHORT), Ok(Acquired::OwnerDied));
+        lock.unlock(holder(0));
+        assert_eq!(lock.lock(holder(1), &Generations, SHORT), Ok(Acquired::Clean));
+    }
+
+    #[test]
+    fn what_cannot_be_recovered_stays_so() {
+        let (lock, roll) = (RawLock::default(), Gone(AtomicU64::new(0)));
+        assert!(lock.try_lock(holder(0)));
+        lock.give_up(holder(0));
+        assert_eq!(lock.lock(holder(0), &roll, SHORT), Err(LockError::NotRecoverable));
+        assert!(!lock.try_lock(holder(1)));
+    }
+
+    #[test]
+    fn any_word_is_answered() {
+        let roll = Gone(AtomicU64::new(!0));
+        for holder_bits in 0..128_u32 {
+            for rest in [0, 1, GENERATION_MASK, WAITERS, WAITERS | GENERATION_MASK] {
+                let word = holder_bits << HOLDER_SHIFT | rest;
+                let lock = RawLock { word: AtomicU32::new(word), reserved: AtomicU32::new(0) };
+                let expected = match (holder_bits, rest & !WAITERS) {
+                    (0, 0) => Ok(Acquired::Clean),
+                    (1..=56, _) => Ok(Acquired::OwnerDied),
+                    (127, 0) => Err(LockError::NotRecoverable),
+                    _ => Err(LockError::Damaged),
+                };
+                assert_eq!(lock.lock(holder(0), &roll, SHORT), expected, "{word:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_not_ours_is_not_given_back() {
+        let lock = RawLock::default();
+        assert!(lock.try_lock(holder(0)));
+        lock.unlock(holder(1));
+        assert_eq!(lock.holder(), Some(holder(0)));
+    }
+
+    #[test]
+    fn threads_take_turns() {
+        let (lock, roll, counter) = (RawLock::default(), Gone(AtomicU64::new(0)), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for index in 0..4 {
+                let (lock, roll, counter) = (&lock, &roll, &counter);
+                scope.spawn(move || {
+                    for _ in 0..10_000 {
+                        assert_eq!(lock.lock(holder(index), roll, LONG), Ok(Acquired::Clean));
+                        // Lost updates show if two are in here at once.
+                        let value = counter.load(Ordering::Relaxed);
+                        counter.store(value + 1, Ordering::Relaxed);
+                        lock.unlock(holder(index));
+                    }
+                });
+            }
+        });
+        assert_eq!(counter.into_inner(), 40_000);
+    }
+}
