@@ -20,8 +20,8 @@
 //! | anything else | in use; what exactly is up to the arena | free |
 
 use shmem_bind::{
-    AllocatorId, BLOCK_HEADER_LEN, Block, BlockState, Extent, GRANULE, Heap, HeapError, MIN_BLOCK_LEN,
-    PlainHeap, RegionAllocator, Request, Usage, Visit,
+    AllocatorId, ArenaError, BLOCK_HEADER_LEN, Block, BlockState, Builder, Extent, GRANULE, Heap, HeapError,
+    MIN_BLOCK_LEN, PlainHeap, RegionAllocator, Request, ShmemBox, ShmemError, Usage, Visit,
 };
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -218,9 +218,23 @@ unsafe impl<const CELL: u64> RegionAllocator for Pool<CELL> {
     }
 }
 
-fn main() -> Result<(), HeapError> {
-    on_plain_memory()
-    // An arena names its allocator as a type: there `Pool<64>` stands in the place of the default.
+fn main() -> Result<(), ShmemError> {
+    on_plain_memory().map_err(ArenaError::from)?;
+    in_a_segment()
+}
+
+/// An arena names its allocator as a type, and refuses one that another has formatted.
+fn in_a_segment() -> Result<(), ShmemError> {
+    let (segment, fd) = Builder::memfd().create(8192)?;
+    let arena = segment.arena::<Pool<64>>()?;
+    let number = arena.alloc(7_u64)?;
+    let shared = ShmemBox::into_arc(arena.alloc_str("a name for it")?);
+    println!("in a segment: {}, {:?}, {} cells in use", *number, &*shared, arena.usage()?.blocks);
+    println!("too large: {}", arena.alloc([0_u8; 41]).unwrap_err());
+    let error = Builder::memfd().attach(&fd)?.arena::<Pool<128>>().unwrap_err();
+    println!("another allocator: {error}");
+    arena.check()?;
+    Ok(())
 }
 
 /// A heap as in a segment, but over plain memory, where deaths can be played.

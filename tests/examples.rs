@@ -41,6 +41,30 @@ fn message_passing_survives_a_crash() {
 }
 
 #[test]
+fn arena_daemon() {
+    // Names come in any order.
+    let sorted = |output: &str| {
+        let mut lines: Vec<_> = output.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let begin = "daemon: 3 objects, 496 bytes in use\n\
+         client: Config { limit: 100, interval_ms: 250 }, greeting of 5 bytes\n\
+         client: as another type: the value is not of the type asked for: its size is 5 bytes and not 2, its \
+         alignment is 1 and not 2; use the same definition of the type in all processes\n";
+    let crash = "client: holds a slice and a reference, and is killed\n\
+         daemon: the client ended by signal: 9 (SIGKILL)\n\
+         daemon: given back: 1 objects, 1 references\n";
+    let end = "observer: limit 100, requests [34, 33, 33]\n\
+         daemon: 100 requests, 10 errors\n\
+         daemon: config has 8 bytes and 1 holders\n\
+         daemon: counters has 48 bytes and 1 holders\n\
+         daemon: greeting has 5 bytes and 1 holders\n";
+    assert_eq!(sorted(&run("arena-daemon", &[])), sorted(&[begin, end].concat()));
+    assert_eq!(sorted(&run("arena-daemon", &["--crash"])), sorted(&[begin, crash, end].concat()));
+}
+
+#[test]
 fn custom_allocator() {
     assert_eq!(
         run("custom-allocator", &[]),
@@ -49,6 +73,11 @@ fn custom_allocator() {
          too large: no free block is large enough; free some objects first\n\
          freed: 2 cells in use, 4 free\n\
          swept: 128 bytes of the dead, 1 cell in use\n\
-         grown: 14 cells free\n"
+         grown: 14 cells free\n\
+         in a segment: 7, \"a name for it\", 2 cells in use\n\
+         too large: no room for 41 bytes: 7936 are free, and at most 40 in one piece; drop some objects, or grow \
+         the arena\n\
+         another allocator: the arena is managed by the allocator 15f86f4fc574fb and not by 297ddbe01b2e93; use \
+         the same in all processes\n"
     );
 }

@@ -1,5 +1,5 @@
 //! The fuzz targets start from seeds that are real: headers of segments as this version writes them, and actions
-//! that an allocator has behind it
+//! that an allocator or a directory has behind it
 //!
 //! `UPDATE_SEEDS=1 cargo test --test fuzz_seeds` writes them anew after a change of the format.
 
@@ -8,7 +8,9 @@
 mod common;
 #[allow(dead_code)] // It is for property tests, too.
 #[path = "allocators/shadow.rs"]
-mod shadow;
+mod allocators;
+#[path = "names/shadow.rs"]
+mod names;
 
 use common::TestName;
 use shmem_bind::{Builder, Header, OrphanPolicy, ShmemBox, UnlinkPolicy};
@@ -80,6 +82,27 @@ fn allocator_seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
+/// Sequences of actions with names, for each allocator, and some with damage.
+fn directory_seeds() -> Vec<(String, Vec<u8>)> {
+    let mut seeds = Vec::new();
+    let mut random = 0x853c_49e6_748f_ea9b_u64;
+    for (number, allocator) in (0..).zip(["tlsf", "slab"]) {
+        for (damage, kind) in [(0, "sound"), (0x80, "damaged")] {
+            for index in 0..3 {
+                let mut bytes = vec![number | damage];
+                for _ in 0..120 {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    bytes.extend((random as u32).to_le_bytes());
+                }
+                seeds.push((format!("{allocator}-{kind}-{index}"), bytes));
+            }
+        }
+    }
+    seeds
+}
+
 /// Compares a seed with the one in the package, or writes it.
 fn compare(target: &str, name: &str, bytes: &[u8]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target).join(name);
@@ -100,7 +123,15 @@ fn seeds_are_up_to_date() {
 #[test]
 fn allocator_seeds_are_up_to_date() {
     for (name, bytes) in allocator_seeds() {
-        shadow::run(&bytes);
+        allocators::run(&bytes);
         compare("allocator", &name, &bytes);
+    }
+}
+
+#[test]
+fn directory_seeds_are_up_to_date() {
+    for (name, bytes) in directory_seeds() {
+        names::run(&bytes);
+        compare("directory", &name, &bytes);
     }
 }
