@@ -111,14 +111,25 @@ impl Region {
         address.addr().get().wrapping_sub(self.payload().addr().get()) as u64
     }
 
-    /// Takes the memory for the heap of an arena from byte `from` to byte `to`, and for its export bits.
+    /// Takes the memory for the heap of an arena from byte `from` to byte `to`, which nobody uses yet, and for its
+    /// export bits; all or nothing.
     pub(crate) fn populate_heap(&self, from: u64, to: u64) -> Result<(), Errno> {
         let heap = usize::try_from(from).ok().zip(usize::try_from(to).ok());
         let (from, to) = heap.ok_or(Errno::NOMEM)?;
-        self.mapping.populate(HEADER_LEN.saturating_add(from), to.saturating_sub(from))?;
+        let heap = (HEADER_LEN.saturating_add(from), to.saturating_sub(from));
         let exports = HEADER_LEN.saturating_add(self.heap_words.saturating_mul(WORD));
         let (first, last) = (from / EXPORT_BYTES, to.div_ceil(EXPORT_BYTES));
-        self.mapping.populate(exports.saturating_add(first), last.saturating_sub(first))
+        let bits = (exports.saturating_add(first), last.saturating_sub(first));
+        let populate = || {
+            self.mapping.populate(heap.0, heap.1)?;
+            self.mapping.populate(bits.0, bits.1)
+        };
+        populate().inspect_err(|_| {
+            // What was had of it is of no use. If it cannot be given back, it is used when the heap grows after all.
+            for (offset, len) in [heap, bits] {
+                let _: Result<(), Errno> = self.mapping.remove(offset, len);
+            }
+        })
     }
 
     /// Children after `fork` do not get the segment.

@@ -101,8 +101,8 @@ fn an_object_of_another_type_is_refused_and_the_error_says_in_what_it_differs() 
     says(&by_fields, &["its fingerprint is"]);
     assert_eq!((by_fields.asked.size(), by_fields.found.size()), (8, 8));
     assert_ne!(by_fields.asked.fingerprint(), by_fields.found.fingerprint());
-    let by_size = mismatch(refused(&arena, || arena.find::<u64>("limits")));
-    says(&by_size, &["its alignment is 4 and not 8"]);
+    let by_align = mismatch(refused(&arena, || arena.find::<[u16; 4]>("limits")));
+    says(&by_align, &["its alignment is 4 and not 2"]);
     let slice = mismatch(refused(&arena, || arena.find::<[u32]>("limits")));
     assert_ne!(slice.asked.fingerprint(), slice.found.fingerprint());
     mismatch(refused(&arena, || arena.unpublish::<u64>("limits")));

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use shmem_bind::{Builder, Errno, Origin, ReservePolicy, ShmemBox, ShmemError};
+use shmem_bind::{ArenaError, Builder, Errno, Origin, ReservePolicy, ShmemBox, ShmemError, Tlsf};
 
 /// The user `nobody`, and its group.
 const NOBODY: u32 = 65534;
@@ -20,6 +20,7 @@ const KIB: u64 = 1 << 10;
 
 alone::tests! {
     #[ignore = "needs root"] root_a_full_file_system_is_no_space
+    #[ignore = "needs root"] root_an_arena_that_finds_no_space_to_grow_stays_as_it_was
     #[ignore = "needs root"] root_a_file_system_without_inodes_is_no_space
     #[ignore = "needs root"] root_a_read_only_file_system_is_for_readers
     #[ignore = "needs root"] root_without_dev_shm_nothing_is_created
@@ -71,6 +72,31 @@ fn root_a_full_file_system_is_no_space() {
     assert_eq!(blocks_free(), free);
     drop(sized(512 * KIB).open().unwrap());
     unchanged.check("in the end");
+}
+
+fn root_an_arena_that_finds_no_space_to_grow_stays_as_it_was() {
+    mount_private("/dev/shm", "size=1m,mode=1777");
+    let name = TestName::new("no-space-to-grow");
+    let segment = Builder::new(&name).with_size(64 * KIB).max_size(16 * KIB * KIB).create().unwrap();
+    let arena = segment.arena::<Tlsf>().unwrap();
+    let kept = arena.alloc_slice(40_000, 7_u8).unwrap();
+    let (free, usage) = (blocks_free(), arena.usage().unwrap());
+    for asked in [2 * KIB * KIB, 16 * KIB * KIB] {
+        assert_eq!(arena.grow(asked as usize).unwrap_err(), ArenaError::NoSpace { asked });
+        assert_eq!((blocks_free(), arena.usage().unwrap()), (free, usage));
+        arena.check().unwrap();
+    }
+    arena.grow(512 * KIB as usize).unwrap();
+    assert_eq!(arena.alloc_slice(400_000, 8_u8).unwrap().len(), 400_000);
+    assert_eq!(kept.iter().filter(|byte| **byte == 7).count(), 40_000);
+    arena.check().unwrap();
+    // An arena that cannot even start leaves the segment to others.
+    drop((kept, arena));
+    let sparse = Builder::new(&name).with_size(8 * KIB).max_size(64 * KIB * KIB).create().unwrap();
+    std::fs::write("/dev/shm/full", vec![1; (blocks_free() * 4 * KIB) as usize]).unwrap();
+    assert_eq!(blocks_free(), 0);
+    assert!(matches!(sparse.arena::<Tlsf>(), Err(ArenaError::NoSpace { .. })));
+    std::fs::remove_file("/dev/shm/full").unwrap();
 }
 
 fn root_a_file_system_without_inodes_is_no_space() {

@@ -340,6 +340,21 @@ impl Mapping {
         }
     }
 
+    /// Gives the memory of the whole pages in this part of a shared mapping back to the file system; they read as zero
+    /// then.
+    pub(crate) fn remove(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        let page = rustix::param::page_size();
+        let end = offset.saturating_add(len).min(self.len);
+        let end = end.saturating_sub(end.checked_rem(page).unwrap_or(0));
+        let Some(start) = offset.checked_next_multiple_of(page).filter(|start| *start < end) else {
+            return Ok(());
+        };
+        // SAFETY: `start` is within the mapping.
+        let base = unsafe { self.base.add(start) };
+        // SAFETY: by invariant 1 the range is mapped, and by the caller nobody uses what is in it.
+        unsafe { mm::madvise(base.as_ptr().cast(), end.saturating_sub(start), Advice::LinuxRemove) }
+    }
+
     /// The whole pages that this part of the mapping touches.
     fn pages(&self, offset: usize, len: usize) -> Option<(NonNull<u8>, usize)> {
         let page = rustix::param::page_size();
