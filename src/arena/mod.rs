@@ -25,10 +25,12 @@ use crate::error::{ArenaError, Errno, HeapError};
 use crate::exports::Exports;
 use crate::header::Payload;
 use crate::heap::{Heap, Usage};
+use crate::object::BlockState;
 use crate::region;
 use crate::segment::ShmemConf;
 use core::fmt;
 use core::marker::PhantomData;
+use core::ops::ControlFlow;
 
 /// A segment that holds many objects of different types.
 ///
@@ -234,12 +236,37 @@ impl<A: RegionAllocator> Arena<A> {
         let directory = Directory::<A>::new(&heap, &attached.region.header().directory, exports(attached));
         let entered = directory.enter()?;
         A::check(&heap)?;
+        check_exports::<A>(&heap, exports(attached))?;
         Ok(entered.check()?)
     }
 }
 
 fn exports(attached: &Attached) -> Exports<'_> {
     Exports::new(attached.region.export_words())
+}
+
+/// Checks that nothing is exported but blocks in use.
+fn check_exports<A: RegionAllocator>(heap: &Heap<'_>, exports: Exports<'_>) -> Result<(), HeapError> {
+    let mut result = Ok(());
+    // The first bit at or after the block that comes next; blocks come in the order of their offsets.
+    let mut bit = exports.next(0);
+    A::walk(heap, &mut |block| {
+        let end = block.end().unwrap_or(u64::MAX);
+        while let Some(exported) = bit.filter(|exported| *exported < end) {
+            // Without a lock the block may be freed and used again meanwhile, so what is seen must be so for a while.
+            let is_damaged = |_| {
+                let is_free = || heap.load(exported).is_ok_and(|bits| BlockState::from_bits(bits).is_free());
+                exports.is_set(exported) && (exported != block.offset || is_free())
+            };
+            if (0..8).all(is_damaged) {
+                result = Err(HeapError::Damaged { at: exported });
+                return ControlFlow::Break(());
+            }
+            bit = exports.next(exported.saturating_add(1));
+        }
+        ControlFlow::Continue(())
+    })?;
+    result
 }
 
 /// Takes memory for the heap up to `to`.

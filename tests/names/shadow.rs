@@ -106,10 +106,8 @@ impl<A: RegionAllocator> World<A> {
                 let found = arena.find_or_alloc(&called, || AtomicU64::new(made));
                 self.found_or_made(&called, found, made);
             }
-            7 => {
-                if !self.held.is_empty() {
-                    drop(self.held.swap_remove(usize::from(value) % self.held.len()));
-                }
+            7 if !self.held.is_empty() => {
+                drop(self.held.swap_remove(usize::from(value) % self.held.len()));
             }
             8 => self.leak(&arena),
             9 => self.claim(&arena, usize::from(value)),
@@ -138,7 +136,7 @@ impl<A: RegionAllocator> World<A> {
                 let (swept, checked) = (arena.sweep(), arena.check());
                 self.expect(swept.is_ok() && checked.is_ok(), &(swept, checked));
             }
-            _ if may_damage => self.damage(which, value),
+            13.. if may_damage => self.damage(which, value),
             _ => {}
         }
     }
