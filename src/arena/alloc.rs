@@ -12,12 +12,13 @@ use crate::error::{AllocError, HandleError, HeapError, Rejected};
 use crate::handle::Handle;
 use crate::header::HEADER_LEN;
 use crate::heap::{Heap, Request, Usage};
-use crate::object::{BLOCK_HEADER_LEN, Event, Kind, ObjectTag};
+use crate::object::{BLOCK_HEADER_LEN, BlockState, Event, Kind, ObjectTag};
 use crate::segment::ShmemConf;
 use crate::shareable::Shareable;
 use crate::typed::{self, Object};
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::{Ordering, fence};
 
 impl<A: RegionAllocator> Arena<A> {
     /// Moves a value into the arena.
@@ -214,16 +215,16 @@ impl<A: RegionAllocator> Arena<A> {
         if !exports.is_set(block) {
             return Err(HandleError::Gone { offset });
         }
-        let found = heap.block(block)?;
-        match found.state.kind() {
-            Ok(Kind::Leaked { serial, .. }) if serial == handle.serial() => {}
-            Ok(Kind::Leaked { .. } | Kind::Shared(_)) => return Err(HandleError::Stale { offset }),
-            Ok(_) => return Err(HandleError::Gone { offset }),
-            Err(_) => return Err(HandleError::Damaged { at: block }),
-        }
-        // Tag and extent stay as they are for as long as the block is leaked by this serial.
-        let len = found.extent.object_len().ok_or(HandleError::Damaged { at: block })?;
-        typed::check::<T>(found.tag, len).map_err(HandleError::Mismatch)?;
+        let state = BlockState::from_bits(heap.load(block)?);
+        let len = match leaked_len(&heap, block, &handle) {
+            Err(error @ (HandleError::Mismatch(_) | HandleError::Damaged { .. })) => {
+                // Somebody may have been quicker: then what was read is of whatever lies there now.
+                fence(Ordering::Acquire);
+                let is_same = exports.is_set(block) && heap.load(block)? == state.bits();
+                return Err(if is_same { error } else { HandleError::Gone { offset } });
+            }
+            result => result?,
+        };
         let start = object_at(attached, offset, len, align_of_tag::<T>())?;
         let claim = Event::Claim { slot: heap.own_slot()?, serial: handle.serial() };
         if heap.change(block, claim)?.is_err() {
@@ -301,6 +302,27 @@ impl<A: RegionAllocator> Arena<A> {
         // SAFETY: the caller promises the same.
         unsafe { ShmemBox::from_parts(value, ShmemConf(self.conf.0.clone())) }
     }
+}
+
+/// Length of the object in the block at `block`, if it is the one of the handle. If it is claimed and freed meanwhile,
+/// any other error may be given.
+fn leaked_len<T: Object + ?Sized>(
+    heap: &Heap<'_>,
+    block: u64,
+    handle: &Handle<T>,
+) -> Result<u64, HandleError> {
+    let offset = block.wrapping_add(BLOCK_HEADER_LEN);
+    let found = heap.block(block)?;
+    match found.state.kind() {
+        Ok(Kind::Leaked { serial, .. }) if serial == handle.serial() => {}
+        Ok(Kind::Leaked { .. } | Kind::Shared(_)) => return Err(HandleError::Stale { offset }),
+        Ok(_) => return Err(HandleError::Gone { offset }),
+        Err(_) => return Err(HandleError::Damaged { at: block }),
+    }
+    // Tag and extent stay as they are for as long as the block is leaked by this serial.
+    let len = found.extent.object_len().ok_or(HandleError::Damaged { at: block })?;
+    typed::check::<T>(found.tag, len).map_err(HandleError::Mismatch)?;
+    Ok(len)
 }
 
 /// Alignment of the type, or of its elements.

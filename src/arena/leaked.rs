@@ -7,6 +7,7 @@ use crate::header::SegmentId;
 use crate::object::{Kind, ObjectTag};
 use crate::shareable::{TagMismatch, TypeTag};
 use crate::typed::{self, Object};
+use core::sync::atomic::{Ordering, fence};
 
 /// An object that was [leaked](crate::ShmemBox::leak), and has not been claimed.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +92,9 @@ impl<A: RegionAllocator> Iterator for Leaked<'_, A> {
             else {
                 continue;
             };
-            // It may have been claimed and freed while it was read.
-            if exports.is_set(block) {
+            // It may have been claimed and freed while it was read; no other state is equal to this one.
+            fence(Ordering::Acquire);
+            if exports.is_set(block) && heap.load(block) == Ok(found.state.bits()) {
                 let id = attached.header.segment_id();
                 return Some(LeakedObject { block, serial, id, tag: found.tag, len });
             }

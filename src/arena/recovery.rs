@@ -92,11 +92,14 @@ fn reclaim<A: RegionAllocator>(
             // Taken by a dead holder of the allocator's lock, in order to be freed.
             Ok(Kind::Condemned(None)) => false,
             Ok(Kind::Shared(bitmap)) if bitmap & slots != 0 => {
+                let dead = bitmap & slots;
                 let mut keep = true;
-                for slot in Slot::all().filter(|slot| bitmap & slots & slot.bit() != 0) {
-                    references = references.saturating_add(1);
+                for slot in Slot::all().filter(|slot| dead & slot.bit() != 0) {
                     // A word that is damaged stays as it is.
                     keep &= !matches!(heap.change(block.offset, Event::Sweep(slot)), Ok(Ok((_, None))));
+                }
+                if keep {
+                    references = references.saturating_add(u64::from(dead.count_ones()));
                 }
                 keep
             }

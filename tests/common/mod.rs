@@ -15,6 +15,7 @@
 
 #![allow(dead_code)]
 
+pub mod arena;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 pub mod worker;
