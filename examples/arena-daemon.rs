@@ -123,7 +123,9 @@ fn observer(name: &str) -> Result<(), Box<dyn Error>> {
     let counters = segment.find_pinned_words::<[Counters]>("counters")?;
     let lines = counters.size() / size_of::<Counters>();
     let requests: Option<Vec<u64>> = (0..lines)
-        .map(|line| counters.load::<AtomicU64>(line * size_of::<Counters>() + offset_of!(Counters, requests)))
+        .map(|line| line * size_of::<Counters>() + offset_of!(Counters, requests))
+        // SAFETY: that is where the field is in each of the elements.
+        .map(|offset| unsafe { counters.load::<AtomicU64>(offset) })
         .collect();
     println!("observer: limit {}, requests {:?}", config.limit, requests.ok_or("counters of another size")?);
     Ok(())

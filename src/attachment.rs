@@ -78,6 +78,8 @@ pub(crate) struct Attached {
     seat: Option<Seat>,
     /// The bit has been given back already.
     has_left: AtomicBool,
+    /// The name is to stay, whoever owns the segment.
+    keeps_name: AtomicBool,
     /// The objects of the slot's last tenant have not been given back yet.
     has_estate: AtomicBool,
     /// How long to wait for a lock that somebody alive holds.
@@ -126,6 +128,7 @@ impl Attached {
             own,
             seat,
             has_left: AtomicBool::new(false),
+            keeps_name: AtomicBool::new(false),
             has_estate: AtomicBool::new(inherited),
             patience,
             private: PrivateMemory::new(),
@@ -151,9 +154,18 @@ impl Attached {
         first && self.slot().is_some_and(|slot| self.member().leave(slot, departure))
     }
 
-    /// Leaves as the segment's policy has it.
+    /// Leaves as the segment's policy has it, or so that the name stays, if that has been said.
     pub(crate) fn leave_by_policy(&self) -> bool {
-        self.leave(Departure::Detach(self.header.unlink_policy()))
+        self.leave(if self.keeps_name.load(Ordering::Relaxed) {
+            Departure::Leak
+        } else {
+            Departure::Detach(self.header.unlink_policy())
+        })
+    }
+
+    /// Says that the name is to stay when this attachment leaves.
+    pub(crate) fn keep_name(&self) {
+        self.keeps_name.store(true, Ordering::Relaxed);
     }
 
     /// Makes this attachment the owner.
@@ -177,7 +189,7 @@ impl Attached {
         self.seat.map(|seat| Holder::new(seat.slot, seat.generation))
     }
 
-    /// The heap, if an arena has been opened.
+    /// The heap that the payload is if the segment is an arena; `None` if read-only.
     #[inline]
     pub(crate) fn heap(&self) -> Option<Heap<'_>> {
         let region = &self.region;
@@ -320,6 +332,10 @@ unsafe impl Send for Attachment {}
 // SAFETY: as above.
 unsafe impl Sync for Attachment {}
 static_assertions::assert_impl_all!(Attached: Send, Sync);
+
+// A record's contents are only read, and its count is atomic: whoever sees it after a panic sees it whole.
+impl core::panic::UnwindSafe for Attachment {}
+impl core::panic::RefUnwindSafe for Attachment {}
 
 impl Attachment {
     fn record(&self) -> &Record {

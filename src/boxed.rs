@@ -179,7 +179,8 @@ pub struct ShmemBox<T: ?Sized> {
     /// INVARIANT 1: in the payload of the segment that `conf` is attached to, aligned for a `T`. Either where the payload
     /// begins, and by the promise to `try_boxed` it holds a valid `T`; or in a block that belongs to this box
     /// alone, and holds one. Mapped as long as `conf` exists. (In a child after `fork`, that of a segment stays for
-    /// ever, and objects of an arena are not mapped at all.)
+    /// ever. Objects of an arena are not mapped there, and something else may come to lie in their place: that nobody
+    /// uses what a child has inherited is up to the caller of `fork`, which is unsafe.)
     value: NonNull<T>,
     conf: ShmemConf,
 }
@@ -252,7 +253,8 @@ impl<T: ?Sized> ShmemBox<T> {
     ///   attach later, [own](Self::own) it and so clean up. The handle is of no use.
     /// - An object of an arena: whoever has the handle may [claim](crate::Arena::claim) the object, in any process.
     ///   Until then it is nobody's, and stays also if this process dies; [`Arena::leaked`](crate::Arena::leaked)
-    ///   finds those whose handle was lost.
+    ///   finds those whose handle was lost. (It does not keep the segment: where the owner's last handle takes that
+    ///   along, it takes the object along too. See [`Arena::leak`](crate::Arena::leak).)
     pub fn leak(this: Self) -> Handle<T> {
         let (value, conf) = this.into_parts();
         let Some(attached) = conf.0.get() else { return Handle::NOTHING };
@@ -267,6 +269,24 @@ impl<T: ?Sized> ShmemBox<T> {
     #[must_use]
     pub const fn conf(this: &Self) -> &ShmemConf {
         &this.conf
+    }
+}
+
+impl<T: Shareable> ShmemBox<T> {
+    /// Moves an object out of its arena, and frees its place.
+    ///
+    /// # Errors
+    /// The box, if it is the value of a segment, which others may have boxed too, or in a child after `fork`.
+    pub fn into_inner(this: Self) -> Result<T, Self> {
+        let Some(attached) = this.conf.0.get() else { return Err(this) };
+        let Some(block) = attached.region.offset_of(this.value.cast()).checked_sub(BLOCK_HEADER_LEN) else {
+            return Err(this);
+        };
+        // SAFETY: by invariant 1 it is valid and this box's alone, which is not used any more, so nobody reads it again.
+        let value = unsafe { this.value.read() };
+        attached.free_block(block);
+        drop(this.into_parts());
+        Ok(value)
     }
 }
 
@@ -344,18 +364,21 @@ impl<T: ?Sized> Drop for ShmemBox<T> {
     #[inline]
     fn drop(&mut self) {
         /// Frees a block, also if the destructor of its object unwinds.
-        struct Free<'a>(&'a Attached, u64);
+        struct Free<'a>(&'a ShmemConf, u64);
 
         impl Drop for Free<'_> {
             fn drop(&mut self) {
-                self.0.free_block(self.1);
+                // Not in a child that the destructor has forked.
+                if let Some(attached) = self.0.0.get() {
+                    attached.free_block(self.1);
+                }
             }
         }
 
         let Some(attached) = self.conf.0.get() else { return };
         let offset = attached.region.offset_of(self.value.cast());
         if let Some(block) = offset.checked_sub(BLOCK_HEADER_LEN) {
-            let free = Free(attached, block);
+            let free = Free(&self.conf, block);
             // SAFETY: by invariant 1 the value is valid, and this box's alone.
             unsafe { self.value.drop_in_place() };
             drop(free);

@@ -7,7 +7,7 @@
 //! Allocating and freeing what was never exported does not touch the bitmap.
 
 use crate::object::{BLOCK_HEADER_LEN, GRANULE};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The export bitmap of a heap.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,12 @@ impl<'a> Exports<'a> {
     }
 
     pub(crate) fn is_set(self, offset: u64) -> bool {
-        self.place(offset).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
+        self.place(offset).is_some_and(|(word, bit)| {
+            // Of a read-only mapping, too, where only a relaxed load is sure to be a mere read.
+            let bits = word.load(Ordering::Relaxed);
+            fence(Ordering::Acquire);
+            bits & bit != 0
+        })
     }
 
     pub(crate) fn set(self, offset: u64) {
@@ -45,17 +50,20 @@ impl<'a> Exports<'a> {
         }
     }
 
-    /// The first block from `offset` on whose bit is set.
-    pub(crate) fn next(self, offset: u64) -> Option<u64> {
+    /// The first block from `offset` on, and before `end`, whose bit is set. What is beyond the end of the heap is not
+    /// even read, for that would take memory.
+    pub(crate) fn next(self, offset: u64, end: u64) -> Option<u64> {
+        let words = usize::try_from(end.div_ceil(GRANULE.saturating_mul(64))).ok()?;
+        let words = self.0.get(..words).unwrap_or(self.0);
         let granule = offset.checked_add(BLOCK_HEADER_LEN)?.div_ceil(GRANULE);
         let mut index = usize::try_from(granule / 64).ok()?;
-        let mut bits = self.0.get(index)?.load(Ordering::Acquire) & !0 << (granule % 64);
+        let mut bits = words.get(index)?.load(Ordering::Acquire) & !0 << (granule % 64);
         while bits == 0 {
             index = index.checked_add(1)?;
-            bits = self.0.get(index)?.load(Ordering::Acquire);
+            bits = words.get(index)?.load(Ordering::Acquire);
         }
         let granule = (index as u64).checked_mul(64)?.checked_add(u64::from(bits.trailing_zeros()))?;
-        granule.checked_mul(GRANULE)?.checked_sub(BLOCK_HEADER_LEN)
+        granule.checked_mul(GRANULE)?.checked_sub(BLOCK_HEADER_LEN).filter(|block| *block < end)
     }
 }
 
@@ -77,13 +85,13 @@ mod tests {
         }
         let mut found = Vec::new();
         let mut from = 0;
-        while let Some(offset) = exports.next(from) {
+        while let Some(offset) = exports.next(from, 4096) {
             found.push(offset);
             from = offset + 1;
         }
         assert_eq!(found, blocks);
         blocks.into_iter().for_each(|offset| exports.clear(offset));
-        assert_eq!(exports.next(0), None);
+        assert_eq!(exports.next(0, 4096), None);
     }
 
     #[test]
@@ -96,6 +104,6 @@ mod tests {
             exports.set(offset);
         }
         assert_eq!(words[0].load(Ordering::Relaxed), !0);
-        assert_eq!(exports.next(u64::MAX), None);
+        assert_eq!(exports.next(u64::MAX, u64::MAX), None);
     }
 }

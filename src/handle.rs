@@ -34,6 +34,35 @@ const SERIAL_BITS: u32 = MAX_SERIAL.count_ones();
 /// nothing alive and nothing from being claimed by somebody else.
 ///
 /// # Examples
+/// A list of objects that lead to each other:
+/// ```
+/// use shmem_bind::{Builder, Handle, ShmemBox, ShmemError, Tlsf, shareable};
+///
+/// shareable! {
+///     #[repr(C)]
+///     pub struct Node {
+///         pub next: Handle<Node>,
+///         pub value: u64,
+///     }
+/// }
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let mut first = Handle::NOTHING;
+/// for value in 0..3 {
+///     first = ShmemBox::leak(arena.alloc(Node { next: first, value })?);
+/// }
+/// let mut values = Vec::new();
+/// while !first.is_nothing() {
+///     let node = arena.claim(first)?;
+///     values.push(node.value);
+///     first = node.next;
+/// }
+/// assert_eq!(values, [2, 1, 0]);
+/// # Ok(())
+/// # }
+/// ```
 /// ```
 /// use shmem_bind::{Builder, Handle, ShmemBox, ShmemError, Tlsf};
 ///
@@ -63,7 +92,7 @@ static_assertions::assert_eq_size!(Handle<[u8]>, u128);
 
 impl<T: ?Sized> Handle<T> {
     /// Leads nowhere.
-    pub(crate) const NOTHING: Self = Self { place: 0, serial: 0, marker: PhantomData };
+    pub const NOTHING: Self = Self { place: 0, serial: 0, marker: PhantomData };
 
     pub(crate) const fn new(block: u64, serial: u64, id: SegmentId) -> Self {
         let granule = block.wrapping_add(BLOCK_HEADER_LEN) / GRANULE;
@@ -91,6 +120,12 @@ impl<T: ?Sized> Handle<T> {
 
     pub(crate) const fn serial(self) -> u64 {
         self.serial & MAX_SERIAL
+    }
+
+    /// Whether it is [`NOTHING`](Self::NOTHING).
+    #[must_use]
+    pub const fn is_nothing(self) -> bool {
+        self.to_bits() == 0
     }
 
     /// The handle as a number, to be sent.
@@ -122,6 +157,13 @@ impl<T: ?Sized> PartialEq for Handle<T> {
 
 impl<T: ?Sized> Eq for Handle<T> {}
 
+/// [`NOTHING`](Handle::NOTHING).
+impl<T: ?Sized> Default for Handle<T> {
+    fn default() -> Self {
+        Self::NOTHING
+    }
+}
+
 impl<T: ?Sized> Hash for Handle<T> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.to_bits().hash(state);
@@ -134,14 +176,14 @@ impl<T: ?Sized> fmt::Debug for Handle<T> {
     }
 }
 
-// SAFETY: 1. `repr(C)`: two integers, and a marker of no size. 2. The tag has both, and the type of the object. 3. It is
+// SAFETY: 1. `repr(C)`: two integers, and a marker of no size. 2. The tag has both. The type of the object is left out, so
+// that a type may hold handles of itself; claiming compares it, and any number may be made a handle. 3. It is
 // no address: offset and serial mean the same in all processes, and are checked. 4. Plain numbers; nothing to drop.
 // 5. No interior mutability.
 unsafe impl<T: Object + ?Sized> Shareable for Handle<T> {
     const TAG: TypeTag = TypeTag::new::<Self>("shmem_bind::Handle", 1)
         .with_field("place", offset_of!(Self, place), u64::TAG)
-        .with_field("serial", offset_of!(Self, serial), u64::TAG)
-        .with_field("object", 0, T::TAG);
+        .with_field("serial", offset_of!(Self, serial), u64::TAG);
     const FROZEN: bool = true;
 }
 

@@ -17,7 +17,7 @@
 //! for a tenant that a sweep would not find. Whoever sweeps has first put its own identity in the place of
 //! the dead one's, so that there is one sweeper at a time, and a dead sweeper is swept.
 //!
-//! The objects that a dead process held in an arena are given back by whoever has opened the arena, and so knows its
+//! The objects that a dead process held in an arena, its estate, are given back by whoever has opened the arena, and so knows its
 //! allocator; others only say that the tenant is deceased. If all slots are, a newcomer takes one of these and its
 //! estate with it: no objects are allocated in a slot before those of its last tenant are given back.
 //!
@@ -211,10 +211,15 @@ impl Member<'_> {
         self.sweep(unlinker).map(|_| ())
     }
 
+    /// Whether anybody is dead whose objects are still to be given back.
+    pub(crate) fn has_estates(&self) -> bool {
+        self.sweep_dead();
+        Slot::all().any(|slot| self.header.tenancy(slot) == Tenancy::DECEASED)
+    }
+
     /// Gives back the objects of all who are dead, by `reclaim`, which gets their slots as a bitmap; gives what it
     /// gives, if there was anything to do.
     pub(crate) fn bury<R, E>(&self, reclaim: impl FnOnce(u64) -> Result<R, E>) -> Option<Result<R, E>> {
-        self.sweep_dead();
         // Its last tenant is gone for good, also to those who wait for a lock that it held: without another generation it
         // would look alive to them, by the claim.
         let claim = |slot: &Slot| {

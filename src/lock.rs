@@ -141,6 +141,10 @@ impl RawLock {
         // From the first sleep on, others may sleep too.
         let mut asleep = 0;
         loop {
+            let waited = clock::now().saturating_sub(start);
+            let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
+                return Err(LockError::Busy);
+            };
             let word = self.word.load(Ordering::Relaxed);
             match word & !WAITERS {
                 NOBODY => {
@@ -159,10 +163,6 @@ impl RawLock {
                 }
                 continue;
             }
-            let waited = clock::now().saturating_sub(start);
-            let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
-                return Err(LockError::Busy);
-            };
             if word & WAITERS == 0 && !self.replace(word, word | WAITERS) {
                 continue;
             }

@@ -12,6 +12,7 @@
 use crate::boxed::ReadRef;
 use crate::directory::{self, Key};
 use crate::error::{DirectoryError, HeapError};
+use crate::exports::Exports;
 use crate::header::Payload;
 use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, TAG_OFFSET};
 use crate::segment::ShmemConf;
@@ -92,8 +93,11 @@ impl ShmemConf {
     ///
     /// let observer = Builder::new(name).attach_read_only()?;
     /// let words: PinnedWords<Counters> = observer.find_pinned_words("counters")?;
-    /// assert_eq!(words.load::<AtomicU64>(offset_of!(Counters, requests)), Some(7));
-    /// assert_eq!(words.load::<AtomicU32>(offset_of!(Counters, errors)), Some(1));
+    /// // SAFETY: the fields are there and have these types.
+    /// let requests = unsafe { words.load::<AtomicU64>(offset_of!(Counters, requests)) };
+    /// // SAFETY: as above.
+    /// let errors = unsafe { words.load::<AtomicU32>(offset_of!(Counters, errors)) };
+    /// assert_eq!((requests, errors), (Some(7), Some(1)));
     /// # Ok(())
     /// # }
     /// ```
@@ -127,7 +131,8 @@ impl ShmemConf {
         let tag = word(TAG_OFFSET).ok_or(damaged)?;
         let extent = Extent::from_bits(word(EXTENT_OFFSET).ok_or(damaged)?);
         let len = extent.object_len().ok_or(damaged)?;
-        if !state.is_valid() || !state.is_pinned() {
+        let exports = Exports::new(region.export_words());
+        if !state.is_valid() || !state.is_pinned() || !exports.is_set(block) {
             return Err(damaged.into());
         }
         typed::check::<T>(tag, len).map_err(DirectoryError::Mismatch)?;
@@ -149,7 +154,7 @@ pub struct PinnedWords<T: ?Sized> {
     marker: PhantomData<fn() -> *const T>,
 }
 
-// SAFETY: it gives copies of words, read atomically, to any number of threads.
+// SAFETY: it gives copies of words, read atomically, from any number of threads.
 unsafe impl<T: ?Sized> Send for PinnedWords<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized> Sync for PinnedWords<T> {}
@@ -201,9 +206,15 @@ loadable! {
 }
 
 impl<T: ?Sized> PinnedWords<T> {
-    /// Reads the word at `offset` bytes of the object, as of some moment now; `None` if it does not lie in it, aligned.
+    /// Reads the word at `offset` bytes of the object, as of some moment now; `None` if it does not lie in it, aligned, or
+    /// in a child after `fork`.
+    ///
+    /// # Safety
+    /// At `offset` of the type lies a `W`; [`offset_of!`](core::mem::offset_of!) tells where. (Bytes that others change in
+    /// other ways may not be read like this.)
     #[must_use]
-    pub fn load<W: Loadable>(&self, offset: usize) -> Option<W::Value> {
+    pub unsafe fn load<W: Loadable>(&self, offset: usize) -> Option<W::Value> {
+        self.conf.0.get()?;
         let end = offset.checked_add(size_of::<W>())?;
         if end > self.len {
             return None;
@@ -213,7 +224,7 @@ impl<T: ?Sized> PinnedWords<T> {
         if place.addr().get() & align_of::<W>().wrapping_sub(1) != 0 {
             return None;
         }
-        // SAFETY: within the object, aligned, and of integers any bytes are valid.
+        // SAFETY: within the object, aligned; the caller promises that it is one.
         Some(unsafe { W::read(place) })
     }
 

@@ -10,10 +10,11 @@
 
 use crate::allocator::Functions;
 use crate::object::{GRANULE, MIN_BLOCK_LEN};
-use crate::sys::clock;
+use crate::sys::clock::Deadline;
 use crate::sys::shm::Mapping;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
 use rustix::io::Errno;
 
 /// The private memory of one attachment.
@@ -38,14 +39,17 @@ impl PrivateMemory {
         }
     }
 
-    /// Prepares an arena with these functions, whose heap may grow to `heap_words`.
-    pub(crate) fn open(&self, functions: &'static Functions, heap_words: usize) -> Result<(), Errno> {
+    /// Maps the memory for an arena that has these functions, and whose heap may grow to `heap_words`.
+    pub(crate) fn map(&self, functions: &'static Functions, heap_words: usize) -> Result<(), Errno> {
         self.stock.map(functions.private_words)?;
         // One for each 32 bytes of heap, of which each block takes at least as many.
-        self.counts.map(heap_words.div_ceil(WORDS_A_COUNT).saturating_add(STRIPES))?;
+        self.counts.map(heap_words.div_ceil(WORDS_A_COUNT).saturating_add(STRIPES))
+    }
+
+    /// Says that the segment is an arena that has these functions.
+    pub(crate) fn open(&self, functions: &'static Functions) {
         // SYNC: Release here, Acquire in `functions`: whoever finds an open arena finds its memory.
         self.functions.store(ptr::from_ref(functions).cast_mut(), Ordering::Release);
-        Ok(())
     }
 
     /// The functions of the allocator, if an arena has been opened.
@@ -78,8 +82,10 @@ impl PrivateMemory {
         let index = usize::try_from(offset / GRANULE).ok()? & (STRIPES - 1);
         let word = self.counts.get().get(index)?;
         // Held for the time of one compare-and-swap.
+        let mut deadline = Deadline::new(Duration::MAX);
         while word.compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            clock::yield_now();
+            // Sleeps after a while, so that a thread of lower priority gets to its end.
+            deadline.wait();
         }
         Some(Stripe(word))
     }

@@ -469,7 +469,8 @@ impl ShmemConf {
         }
     }
 
-    /// Gives back what processes held that died while attached; gives how many attachments these were.
+    /// Gives back the attachments of processes that died; gives how many these were. The objects that they held in an
+    /// arena are given back by [`Arena::sweep`](crate::Arena::sweep), and whenever it is opened.
     ///
     /// Opening a full segment, and leaving one when it matters who is last, do this by themselves.
     pub fn sweep(&self) -> u32 {

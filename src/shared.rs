@@ -144,7 +144,13 @@ impl<T: ?Sized> ShmemArc<T> {
         place.heap.load(place.block).ok().map(BlockState::from_bits)
     }
 
-    /// Number of attachments that hold the object, this one included; those of the dead count until that is noticed.
+    /// Whether both lead to the same object.
+    #[must_use]
+    pub fn ptr_eq(this: &Self, other: &Self) -> bool {
+        core::ptr::addr_eq(this.value.as_ptr(), other.value.as_ptr())
+    }
+
+    /// Number of attachments that hold the object, this one included, each counted once however many clones it has; those of the dead count until that is noticed.
     #[must_use]
     pub fn holders(this: &Self) -> u32 {
         match this.state() {

@@ -1,7 +1,7 @@
 //! How values lie in blocks
 //!
 //! An object of an arena is a value of a [`Shareable`] type, a slice of them, or a `str`. Its block says its tag and
-//! its length in bytes; from these and its address a pointer to it can be made, or the error that says in what the
+//! its length in bytes (of elements without a size their number, which is trusted like a value); from these and its address a pointer to it can be made, or the error that says in what the
 //! type asked for differs.
 //!
 //! # Safety

@@ -470,12 +470,12 @@ fn a_read_only_attachment_looks_at_what_is_pinned() {
     counters.hits.fetch_add(1, Relaxed);
     counters.misses[2].store(7, Relaxed);
     let misses = offset_of!(Counters, misses);
-    assert_eq!(words.load::<AtomicU64>(offset_of!(Counters, hits)), Some(2));
-    assert_eq!(words.load::<AtomicU32>(misses + 8), Some(7));
-    assert_eq!(words.load::<AtomicU64>(misses), Some(0));
-    assert_eq!(words.load::<AtomicU64>(misses + 4), None, "not aligned");
-    assert_eq!(words.load::<AtomicU64>(misses + 16), None, "not in it");
-    assert_eq!(words.load::<AtomicU32>(usize::MAX), None);
+    assert_eq!(unsafe { words.load::<AtomicU64>(offset_of!(Counters, hits)) }, Some(2));
+    assert_eq!(unsafe { words.load::<AtomicU32>(misses + 8) }, Some(7));
+    assert_eq!(unsafe { words.load::<AtomicU64>(misses) }, Some(0));
+    assert_eq!(unsafe { words.load::<AtomicU64>(misses + 4) }, None, "not aligned");
+    assert_eq!(unsafe { words.load::<AtomicU64>(misses + 16) }, None, "not in it");
+    assert_eq!(unsafe { words.load::<AtomicU32>(usize::MAX) }, None);
     assert_eq!(observer.find_pinned::<u64>("ordinary").unwrap_err(), DirectoryError::NotFound);
     assert!(matches!(observer.find_pinned::<u32>("limit"), Err(DirectoryError::Mismatch(_))));
     assert_eq!(arena.unpublish::<u64>("limit").unwrap_err(), DirectoryError::Pinned);
@@ -501,6 +501,38 @@ fn an_arena_outlives_its_processes() {
     assert_eq!(*arena.claim(handle).unwrap(), 5);
     arena.check().unwrap();
     shmem_bind::unlink(&name).unwrap();
+}
+
+#[test]
+fn a_leaked_arena_is_found_again_by_a_restart() {
+    let name = TestName::new("leaked-arena");
+    let open = || Builder::new(&name).with_size(64 * 1024).open().unwrap().arena::<Tlsf>().unwrap();
+    let arena = open();
+    let boxed = arena.alloc(1_u64).unwrap();
+    let handle = ShmemBox::leak(arena.alloc(5_u64).unwrap());
+    arena.clone().leak();
+    assert_eq!(arena.conf().attachment_count(), 1, "it is used still");
+    drop(arena);
+    drop(boxed);
+    let arena = open();
+    assert_eq!(*arena.claim(handle).unwrap(), 5);
+    assert_eq!(arena.usage().unwrap().blocks, 0);
+    assert_eq!(arena.conf().owner_pid(), None);
+    arena.conf().try_own().unwrap();
+    drop(arena);
+    assert!(!name.exists());
+}
+
+#[test]
+fn a_value_is_moved_out_and_its_place_is_free() {
+    let arena = arena();
+    let moved = ShmemBox::into_inner(arena.alloc(Counted { id: 3 }).unwrap()).ok().unwrap();
+    assert_eq!((arena.usage().unwrap().blocks, destroyed(), moved.id), (0, 0, 3));
+    drop(moved);
+    assert_eq!(destroyed(), 3);
+    assert_eq!(&*arena.alloc_slice_copy(&[1_u16, 2, 3]).unwrap(), [1, 2, 3]);
+    let segment = Builder::memfd().create(8).unwrap().0;
+    assert!(ShmemBox::into_inner(unsafe { segment.boxed::<u64>() }).is_err(), "others may have it");
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub unsafe trait RegionAllocator: Sized + 'static {
     /// Nobody else uses the heap meanwhile. Killed in it, it is called again from the beginning.
     ///
     /// # Errors
-    /// [`HeapError::TooSmall`].
+    /// [`HeapError::TooSmall`]; then nothing has been written.
     fn format(heap: &Heap<'_>) -> Result<(), HeapError>;
 
     /// Finds a block for an object, and hands it out; gives the offset of the block.
@@ -111,6 +111,19 @@ pub unsafe trait RegionAllocator: Sized + 'static {
     /// [`HeapError::Damaged`] says where it does not hold; and as [`walk`](Self::walk).
     fn check(heap: &Heap<'_>) -> Result<(), HeapError>;
 
+    /// Calls `work` while no block is cut, joined with another, or put to another use than that of a block: what is a
+    /// block's header at the beginning is one until the end. With a lock, it is held meanwhile.
+    ///
+    /// The default is for allocators that never do that to a block while others use the heap.
+    ///
+    /// # Errors
+    /// As [`walk`](Self::walk).
+    fn hold_still(heap: &Heap<'_>, work: &mut dyn FnMut()) -> Result<(), HeapError> {
+        let _: &Heap<'_> = heap;
+        work();
+        Ok(())
+    }
+
     /// Says how much is in use.
     ///
     /// # Errors
@@ -134,7 +147,7 @@ pub unsafe trait RegionAllocator: Sized + 'static {
         Ok(())
     }
 
-    /// Called at last by an attachment that leaves: gives back what is in its [private memory](Heap::private).
+    /// Called at last by an attachment that has opened the arena and leaves: gives back what is in its [private memory](Heap::private).
     fn settle(_heap: &Heap<'_>) {}
 }
 

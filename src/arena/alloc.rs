@@ -4,11 +4,12 @@
 //! Makes boxes of blocks. A block that an allocator has handed out, or a claim has made exclusive, belongs to one box.
 #![allow(unsafe_code)]
 
-use super::{Arena, exports};
+use super::{Arena, Reclaimed, exports};
 use crate::allocator::RegionAllocator;
 use crate::attachment::Attached;
 use crate::boxed::ShmemBox;
-use crate::error::{AllocError, HandleError, HeapError, Rejected};
+use crate::error::{AllocError, ArenaError, HandleError, HeapError, Rejected};
+use crate::exports::Exports;
 use crate::handle::Handle;
 use crate::header::HEADER_LEN;
 use crate::heap::{Heap, Request, Usage};
@@ -54,7 +55,7 @@ impl<A: RegionAllocator> Arena<A> {
 
     /// Builds a value in its place, for those that are too large to be moved there.
     ///
-    /// The closure gets the place and returns the reference that [`MaybeUninit::write`], or, after other
+    /// If the closure unwinds, the memory is freed, and nothing is dropped in it. It gets the place and returns the reference that [`MaybeUninit::write`], or, after other
     /// writes, [`assume_init_mut`](MaybeUninit::assume_init_mut) gives.
     ///
     /// # Errors
@@ -182,6 +183,19 @@ impl<A: RegionAllocator> Arena<A> {
         Ok(unsafe { self.boxed(place) })
     }
 
+    /// Copies a slice into the arena.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_slice_copy<T: Shareable + Copy>(&self, slice: &[T]) -> Result<ShmemBox<[T]>, AllocError> {
+        let mut slots = self.alloc_uninit_slice::<T>(slice.len())?;
+        slots.iter_mut().zip(slice).for_each(|(slot, value)| {
+            slot.write(*value);
+        });
+        // SAFETY: all have been written, for there are as many.
+        Ok(unsafe { slots.assume_init() })
+    }
+
     /// Copies a string into the arena.
     ///
     /// # Errors
@@ -197,13 +211,16 @@ impl<A: RegionAllocator> Arena<A> {
         Ok(unsafe { self.boxed(value) })
     }
 
-    /// Takes the place of an object that was [leaked](ShmemBox::leak), by this process or another. Of all who try,
-    /// one gets it.
+    /// Makes an object that was [leaked](ShmemBox::leak), by this process or another, this one's own. Of all who try, one
+    /// gets it.
     ///
     /// # Errors
     /// [`HandleError`] says what is wrong with the handle; the object, if there is one, stays as it was.
     pub fn claim<T: Object + ?Sized>(&self, handle: Handle<T>) -> Result<ShmemBox<T>, HandleError> {
         let (attached, heap) = self.parts().ok_or(HandleError::Forked)?;
+        if handle.is_nothing() {
+            return Err(HandleError::Nothing);
+        }
         if !handle.is_of(attached.header.segment_id()) {
             return Err(HandleError::Foreign);
         }
@@ -212,27 +229,10 @@ impl<A: RegionAllocator> Arena<A> {
         if heap.word(block).is_err() || block >= heap.len() {
             return Err(HandleError::OutOfBounds { offset });
         }
-        if !exports.is_set(block) {
-            return Err(HandleError::Gone { offset });
-        }
-        let state = BlockState::from_bits(heap.load(block)?);
-        let len = match leaked_len(&heap, block, &handle) {
-            Err(error @ (HandleError::Mismatch(_) | HandleError::Damaged { .. })) => {
-                // Somebody may have been quicker: then what was read is of whatever lies there now.
-                fence(Ordering::Acquire);
-                let is_same = exports.is_set(block) && heap.load(block)? == state.bits();
-                return Err(if is_same { error } else { HandleError::Gone { offset } });
-            }
-            result => result?,
-        };
-        let start = object_at(attached, offset, len, align_of_tag::<T>())?;
-        let claim = Event::Claim { slot: heap.own_slot()?, serial: handle.serial() };
-        if heap.change(block, claim)?.is_err() {
-            // Somebody was quicker.
-            return Err(HandleError::Gone { offset });
-        }
-        // Killed before this step: the block is the dead's, and its bit is cleared when it is freed.
-        exports.clear(block);
+        let mut result = Err(HandleError::Gone { offset });
+        // Otherwise the block could be freed and its memory used for something else between looking and claiming.
+        A::hold_still(&heap, &mut || result = claim_block::<T>(attached, &heap, exports, &handle))?;
+        let (start, len) = result?;
         // SAFETY: the claim has made the block exclusive to this attachment; by tag and length it holds a `T`.
         let value = unsafe { T::pointer(start, len) };
         // SAFETY: as above, and for this box alone, for of all claims of a serial one succeeds.
@@ -271,18 +271,19 @@ impl<A: RegionAllocator> Arena<A> {
         if error != HeapError::OutOfMemory {
             return Err(error.into());
         }
-        if self.sweep_frees_objects() {
-            match A::allocate(heap, request) {
-                Err(HeapError::OutOfMemory) => {}
-                result => return Ok(result?),
-            }
+        self.wait_for_the_dead();
+        match A::allocate(heap, request) {
+            Err(HeapError::OutOfMemory) => Err(self.out_of_memory(heap, request.len())),
+            result => Ok(result?),
         }
-        Err(self.out_of_memory(heap, request.len()))
     }
 
-    /// Gives back what the dead held; gives whether that was any memory.
-    pub(super) fn sweep_frees_objects(&self) -> bool {
-        self.sweep().is_ok_and(|reclaimed| reclaimed.objects != 0)
+    /// Gives back what the dead held. If another process is just doing so, this waits for it, for both hold the
+    /// directory's lock.
+    #[cold]
+    pub(super) fn wait_for_the_dead(&self) {
+        // If it fails, there is no memory, which is what the caller says then.
+        let _: Result<Reclaimed, ArenaError> = self.sweep().and_then(|_| self.reclaim());
     }
 
     /// The error that says how much memory there is.
@@ -304,13 +305,46 @@ impl<A: RegionAllocator> Arena<A> {
     }
 }
 
-/// Length of the object in the block at `block`, if it is the one of the handle. If it is claimed and freed meanwhile,
-/// any other error may be given.
-fn leaked_len<T: Object + ?Sized>(
+/// Makes the object of a handle exclusive to this attachment; gives where it lies, and its length. Blocks stay blocks
+/// meanwhile, but others may claim, free and allocate them.
+fn claim_block<T: Object + ?Sized>(
+    attached: &Attached,
     heap: &Heap<'_>,
-    block: u64,
+    exports: Exports<'_>,
     handle: &Handle<T>,
-) -> Result<u64, HandleError> {
+) -> Result<(NonNull<u8>, u64), HandleError> {
+    let block = handle.block();
+    let offset = block.wrapping_add(BLOCK_HEADER_LEN);
+    if !exports.is_set(block) {
+        return Err(HandleError::Gone { offset });
+    }
+    let state = BlockState::from_bits(heap.load(block)?);
+    let (start, len) = match leaked_object(attached, heap, handle) {
+        Err(error @ (HandleError::Mismatch(_) | HandleError::Damaged { .. })) => {
+            // Somebody may have been quicker: then what was read is of whatever lies there now.
+            fence(Ordering::Acquire);
+            let is_same = exports.is_set(block) && heap.load(block)? == state.bits();
+            return Err(if is_same { error } else { HandleError::Gone { offset } });
+        }
+        result => result?,
+    };
+    let claim = Event::Claim { slot: heap.own_slot()?, serial: handle.serial() };
+    if heap.change(block, claim)?.is_err() {
+        // Somebody was quicker.
+        return Err(HandleError::Gone { offset });
+    }
+    // Killed before this step: the block is the dead's, and its bit is cleared when it is freed.
+    exports.clear(block);
+    Ok((start, len))
+}
+
+/// Where the object of a handle lies, and its length. If it is claimed and freed meanwhile, any other error may be given.
+fn leaked_object<T: Object + ?Sized>(
+    attached: &Attached,
+    heap: &Heap<'_>,
+    handle: &Handle<T>,
+) -> Result<(NonNull<u8>, u64), HandleError> {
+    let block = handle.block();
     let offset = block.wrapping_add(BLOCK_HEADER_LEN);
     let found = heap.block(block)?;
     match found.state.kind() {
@@ -322,7 +356,7 @@ fn leaked_len<T: Object + ?Sized>(
     // Tag and extent stay as they are for as long as the block is leaked by this serial.
     let len = found.extent.object_len().ok_or(HandleError::Damaged { at: block })?;
     typed::check::<T>(found.tag, len).map_err(HandleError::Mismatch)?;
-    Ok(len)
+    Ok((object_at(attached, offset, len, align_of_tag::<T>())?, len))
 }
 
 /// Alignment of the type, or of its elements.

@@ -72,6 +72,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// # Ok(())
     /// # }
     /// ```
+    #[must_use]
     pub const fn leaked(&self) -> Leaked<'_, A> {
         Leaked { arena: self, from: 0 }
     }
@@ -82,10 +83,11 @@ impl<A: RegionAllocator> Iterator for Leaked<'_, A> {
 
     fn next(&mut self) -> Option<LeakedObject> {
         let (attached, heap) = self.arena.parts()?;
-        let exports = exports(attached);
-        loop {
-            let block = exports.next(self.from)?;
-            self.from = block.checked_add(1)?;
+        let (exports, id) = (exports(attached), attached.header.segment_id());
+        let mut from = self.from;
+        let mut next = || loop {
+            let block = exports.next(from, heap.len())?;
+            from = block.checked_add(1)?;
             let Ok(found) = heap.block(block) else { continue };
             let (Ok(Kind::Leaked { serial, .. }), Some(len)) =
                 (found.state.kind(), found.extent.object_len())
@@ -95,9 +97,12 @@ impl<A: RegionAllocator> Iterator for Leaked<'_, A> {
             // It may have been claimed and freed while it was read; no other state is equal to this one.
             fence(Ordering::Acquire);
             if exports.is_set(block) && heap.load(block) == Ok(found.state.bits()) {
-                let id = attached.header.segment_id();
                 return Some(LeakedObject { block, serial, id, tag: found.tag, len });
             }
-        }
+        };
+        let mut object = None;
+        A::hold_still(&heap, &mut || object = next()).ok()?;
+        self.from = from;
+        object
     }
 }

@@ -18,7 +18,7 @@ pub use leaked::{Leaked, LeakedObject};
 pub use names::{NameEntry, Names};
 pub use recovery::Reclaimed;
 
-use crate::allocator::{RegionAllocator, functions};
+use crate::allocator::{RegionAllocator, Tlsf, functions};
 use crate::attachment::Attached;
 use crate::directory::Directory;
 use crate::error::{ArenaError, Errno, HeapError};
@@ -28,6 +28,7 @@ use crate::heap::{Heap, Usage};
 use crate::object::BlockState;
 use crate::region;
 use crate::segment::ShmemConf;
+use crate::sys::shm;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::ControlFlow;
@@ -60,7 +61,7 @@ use core::ops::ControlFlow;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Arena<A> {
+pub struct Arena<A = Tlsf> {
     conf: ShmemConf,
     allocator: PhantomData<fn() -> A>,
 }
@@ -89,9 +90,10 @@ impl ShmemConf {
         let os = |call| move |errno| ArenaError::Os { call, errno };
         attached.region.exclude_from_fork().map_err(os("madvise"))?;
         let words = attached.region.heap_words().len();
-        attached.private.open(functions::<A>(), words).map_err(os("mmap"))?;
+        attached.private.map(functions::<A>(), words).map_err(os("mmap"))?;
         let arena = Arena { conf: self, allocator: PhantomData };
         arena.form()?;
+        arena.open();
         arena.sweep()?;
         arena.begin()?;
         Ok(arena)
@@ -123,6 +125,13 @@ impl<A: RegionAllocator> Arena<A> {
         Some((attached, attached.heap()?))
     }
 
+    /// Says that this attachment uses the arena from now on.
+    fn open(&self) {
+        if let Some(attached) = self.conf.0.get() {
+            attached.private.open(functions::<A>());
+        }
+    }
+
     /// Formats the arena if nobody has.
     fn form(&self) -> Result<(), ArenaError> {
         let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
@@ -146,7 +155,8 @@ impl<A: RegionAllocator> Arena<A> {
         let result = format::<A>(attached, &heap);
         let next = match result {
             Ok(()) => Payload::Arena { allocator: A::ID, is_formed: true },
-            Err(_) => Payload::Unset,
+            // It may have been another allocator that died in the middle: then there are no zeros any more.
+            Err(_) => was,
         };
         // SYNC: Release here; whoever finds an arena finds it formatted.
         let _: bool = header.replace_payload(forming, next);
@@ -166,6 +176,15 @@ impl<A: RegionAllocator> Arena<A> {
             A::begin_alone(&heap)?;
         }
         Ok(())
+    }
+
+    /// Gives the arena up, and leaves the segment its name, also if this attachment owns it: for a daemon that restarts
+    /// and wants to find everything as it was. Clones, boxes and references go on; dropped later, they do not unlink it
+    /// either.
+    pub fn leak(self) {
+        if let Some(attached) = self.conf.0.get() {
+            attached.keep_name();
+        }
     }
 
     /// How much is in use.
@@ -191,7 +210,7 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// - [`ArenaError::AboveMaximum`]: more than [`max_size`](crate::BuilderWithSize::max_size).
-    /// - [`ArenaError::NoSpace`]: there is no memory. Nothing has changed.
+    /// - [`ArenaError::NoSpace`]: there is no memory. The arena is as it was.
     /// - [`ArenaError::Forked`], [`Busy`](ArenaError::Busy), [`NotRecoverable`](ArenaError::NotRecoverable),
     ///   [`Damaged`](ArenaError::Damaged), [`Os`](ArenaError::Os).
     ///
@@ -249,7 +268,7 @@ fn exports(attached: &Attached) -> Exports<'_> {
 fn check_exports<A: RegionAllocator>(heap: &Heap<'_>, exports: Exports<'_>) -> Result<(), HeapError> {
     let mut result = Ok(());
     // The first bit at or after the block that comes next; blocks come in the order of their offsets.
-    let mut bit = exports.next(0);
+    let mut bit = exports.next(0, heap.len());
     A::walk(heap, &mut |block| {
         let end = block.end().unwrap_or(u64::MAX);
         while let Some(exported) = bit.filter(|exported| *exported < end) {
@@ -262,7 +281,7 @@ fn check_exports<A: RegionAllocator>(heap: &Heap<'_>, exports: Exports<'_>) -> R
                 result = Err(HeapError::Damaged { at: exported });
                 return ControlFlow::Break(());
             }
-            bit = exports.next(exported.saturating_add(1));
+            bit = exports.next(exported.saturating_add(1), heap.len());
         }
         ControlFlow::Continue(())
     })?;
@@ -271,6 +290,10 @@ fn check_exports<A: RegionAllocator>(heap: &Heap<'_>, exports: Exports<'_>) -> R
 
 /// Takes memory for the heap up to `to`.
 fn populate(attached: &Attached, from: u64, to: u64, asked: u64) -> Result<(), ArenaError> {
+    // Ask before taking: far more than there is would drive everybody else out of memory first.
+    if to.saturating_sub(from) > shm::machine_memory() {
+        return Err(ArenaError::NoSpace { asked });
+    }
     attached.region.populate_heap(from, to).map_err(|errno| match errno {
         Errno::NOMEM => ArenaError::NoSpace { asked },
         _ => ArenaError::Os { call: "madvise", errno },

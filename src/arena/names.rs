@@ -53,7 +53,7 @@ impl<A: RegionAllocator> Arena<A> {
         self.publish_as(name, object, false)
     }
 
-    /// The same for as long as the segment exists: the name cannot be unpublished and the object is never freed. These are
+    /// Gives a shared object a name for as long as the segment exists: it cannot be unpublished, and the object is never freed. These are
     /// the objects that a read-only attachment [can look at](crate::ShmemConf::find_pinned).
     ///
     /// # Errors
@@ -80,7 +80,10 @@ impl<A: RegionAllocator> Arena<A> {
         let key = key(&attached.header, name)?;
         let publish = || self.enter(attached, &heap)?.publish(&key, place.block, pinned);
         match publish() {
-            Err(DirectoryError::Alloc(_)) if self.sweep_frees_objects() => publish(),
+            Err(DirectoryError::Alloc(_)) => {
+                self.wait_for_the_dead();
+                publish()
+            }
             result => result,
         }
         .map_err(|error| match error {
@@ -229,6 +232,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// # Ok(())
     /// # }
     /// ```
+    #[must_use]
     pub const fn names(&self) -> Names<'_, A> {
         Names { arena: self, after: None, is_done: false }
     }

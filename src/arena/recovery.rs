@@ -1,8 +1,8 @@
 //! Giving back what the dead held
 //!
 //! A process that dies leaves its slot, and in the state words of blocks its number. Whoever has opened the arena and
-//! notices it claims the slot, so that one process works at a time and a dead one is replaced; puts the directory right
-//! if the dead held its lock; looks at every block once, which puts the heap right if the dead held that lock; and
+//! notices it takes the directory's lock, so that one process works at a time, which puts the directory right if the dead
+//! held that lock; claims the slot; looks at every block once, which puts the heap right if the dead held that lock; and
 //! frees the slot last. Each step may be the last one of this process too, and is begun again by the next.
 //!
 //! | block | becomes |
@@ -16,7 +16,7 @@ use crate::allocator::RegionAllocator;
 use crate::attachment::Attached;
 use crate::directory::Directory;
 use crate::error::{ArenaError, HeapError};
-use crate::heap::Block;
+use crate::heap::{Block, Heap};
 use crate::membership::Slot;
 use crate::object::{Event, Kind};
 use core::sync::atomic::Ordering;
@@ -43,12 +43,25 @@ impl<A: RegionAllocator> Arena<A> {
     /// As [`usage`](Self::usage).
     pub fn sweep(&self) -> Result<Reclaimed, ArenaError> {
         let attached = self.conf.0.get().ok_or(ArenaError::Forked)?;
+        if !attached.has_estate() && !attached.member().has_estates() {
+            return Ok(Reclaimed::default());
+        }
+        self.reclaim()
+    }
+
+    /// Gives back what those held of whom it is known that they died. Of several that are at it at once one is at
+    /// work, and when it is done the others find nothing left.
+    pub(super) fn reclaim(&self) -> Result<Reclaimed, ArenaError> {
+        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        let directory = Directory::<A>::new(&heap, &attached.region.header().directory, exports(attached));
+        let _entered = directory.enter()?;
         let mut total = Reclaimed::default();
         if attached.has_estate() {
             let own = attached.slot().map_or(0, Slot::bit);
-            total = reclaim::<A>(attached, own, true)?;
+            total = reclaim::<A>(attached, &heap, own)?;
+            attached.settle_estate();
         }
-        if let Some(result) = attached.member().bury(|slots| reclaim::<A>(attached, slots, false)) {
+        if let Some(result) = attached.member().bury(|slots| reclaim::<A>(attached, &heap, slots)) {
             let Reclaimed { objects, bytes, references } = result?;
             total.objects = total.objects.saturating_add(objects);
             total.bytes = total.bytes.saturating_add(bytes);
@@ -70,22 +83,15 @@ impl<A: RegionAllocator> Arena<A> {
     }
 }
 
-/// Gives back what the former tenants of these slots held; of the own slot, what it was inherited with.
+/// Gives back what the former tenants of these slots held. The caller has the directory's lock.
 fn reclaim<A: RegionAllocator>(
     attached: &Attached,
+    heap: &Heap<'_>,
     slots: u64,
-    is_estate: bool,
 ) -> Result<Reclaimed, HeapError> {
-    let header = attached.region.header();
-    let heap = attached.heap().ok_or(HeapError::Busy)?;
     let exports = exports(attached);
-    let entered = Directory::<A>::new(&heap, &header.directory, exports).enter()?;
-    // Of several threads one gives the estate back: to the next, what is in the own slot is its own.
-    if is_estate && !attached.has_estate() {
-        return Ok(Reclaimed::default());
-    }
     let (mut objects, mut references) = (0_u64, 0_u64);
-    let bytes = A::retain(&heap, &mut |block: &Block| {
+    let bytes = A::retain(heap, &mut |block: &Block| {
         let is_dead = |slot: Slot| slots & slot.bit() != 0;
         let keep = match block.state.kind() {
             Ok(Kind::Exclusive(slot) | Kind::Condemned(Some(slot))) => !is_dead(slot),
@@ -111,12 +117,9 @@ fn reclaim<A: RegionAllocator>(
         }
         keep
     })?;
-    if is_estate {
-        attached.settle_estate();
-    }
-    drop(entered);
-    header.arena.objects.fetch_add(objects, Ordering::Relaxed);
-    header.arena.bytes.fetch_add(bytes, Ordering::Relaxed);
-    header.arena.references.fetch_add(references, Ordering::Relaxed);
+    let counters = &attached.region.header().arena;
+    counters.objects.fetch_add(objects, Ordering::Relaxed);
+    counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+    counters.references.fetch_add(references, Ordering::Relaxed);
     Ok(Reclaimed { objects, bytes, references })
 }

@@ -54,6 +54,9 @@ use table::{
 
 /// Places of the first table, and of the smallest.
 const SMALLEST_LOG: u32 = 4;
+/// Bits of the word of the table that are its offset; the others count how often it was replaced, so that a reader
+/// without the lock notices also if the same memory is used again.
+const TABLE_MASK: u64 = (1 << 44) - 1;
 /// The longest sleep while waiting for a name.
 const SLICE: Duration = Duration::from_millis(20);
 
@@ -140,10 +143,15 @@ impl<A: RegionAllocator> Entered<'_, A> {
 
     /// The table; `None` if nothing was ever published.
     fn table(&self) -> Result<Option<Table>, HeapError> {
-        match self.directory.words.table.load(Ordering::Acquire) {
+        match self.table_block() {
             0 => Ok(None),
             offset => Table::read(&self.read(), offset).map(Some),
         }
+    }
+
+    /// Offset of the block of the table; 0: none.
+    fn table_block(&self) -> u64 {
+        self.directory.words.table.load(Ordering::Acquire) & TABLE_MASK
     }
 
     /// Finds a name.
@@ -179,8 +187,9 @@ impl<A: RegionAllocator> Entered<'_, A> {
     /// Gives the object at `object`, which the caller holds, a name.
     pub(crate) fn publish(&self, key: &Key, object: u64, pinned: bool) -> Result<(), DirectoryError> {
         let Directory { heap, words, exports, .. } = &self.directory;
-        if self.find(key)?.is_some() {
-            return Err(DirectoryError::Taken);
+        if let Some(found) = self.find(key)? {
+            let is_same = found.object == object;
+            return Err(if is_same { DirectoryError::Published } else { DirectoryError::Taken });
         }
         let state = BlockState::from_bits(heap.load(object)?);
         if state.is_published() {
@@ -226,7 +235,7 @@ impl<A: RegionAllocator> Entered<'_, A> {
         Ok(())
     }
 
-    /// Takes the name from its object, which the caller holds from then on; `count` counts that in private.
+    /// Takes the name from its object, which the caller holds, and has counted.
     pub(crate) fn unpublish(&self, found: &Found) -> Result<(), DirectoryError> {
         let Directory { heap, words, .. } = &self.directory;
         if self.check_object(found.object)?.is_pinned() {
@@ -267,7 +276,7 @@ impl<A: RegionAllocator> Entered<'_, A> {
             ControlFlow::Continue(())
         })?;
         if found != names || published != names {
-            return Err(HeapError::Damaged { at: words.table.load(Ordering::Relaxed) });
+            return Err(HeapError::Damaged { at: self.table_block() });
         }
         Ok(())
     }
@@ -314,10 +323,12 @@ impl<A: RegionAllocator> Entered<'_, A> {
                 names = names.saturating_add(1);
             }
         }
-        let old_block = words.table.load(Ordering::Relaxed);
+        let old_block = self.table_block();
+        let version =
+            (words.table.load(Ordering::Relaxed) & !TABLE_MASK).wrapping_add(TABLE_MASK.wrapping_add(1));
         self.intend(0, [block, old_block]);
         self.change(block, Event::Intern(heap.own_slot()?))?;
-        set(&words.table, block);
+        set(&words.table, block | version);
         words.names.store(names, Ordering::Relaxed);
         words.occupied.store(names, Ordering::Relaxed);
         if old_block == 0 {
@@ -359,13 +370,12 @@ impl<A: RegionAllocator> Entered<'_, A> {
 
     /// Finishes what the last holder was doing when it died.
     fn recover(&self) -> Result<(), HeapError> {
-        let DirectoryWords { table, names, occupied, intent_object, intent_blocks, .. } =
-            self.directory.words;
+        let DirectoryWords { names, occupied, intent_object, intent_blocks, .. } = self.directory.words;
         let heap = self.directory.heap;
         let (mut name_count, mut occupied_count) = (0_u64, 0_u64);
         let object = intent_object.load(Ordering::Acquire);
         let blocks = intent_blocks.each_ref().map(|block| block.load(Ordering::Acquire));
-        let current = table.load(Ordering::Acquire);
+        let current = self.table_block();
         let mut is_named = false;
         let mut is_used = blocks.map(|block| block == current);
         if let Some(table) = self.table()? {
@@ -443,14 +453,14 @@ pub(crate) fn find_pinned(
     };
     // The table may be replaced, and its block used for something else, while it is read.
     for _ in 0..RETRIES {
-        let offset = table.load(Ordering::Relaxed);
+        let word = table.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
-        if offset == 0 {
+        if word & TABLE_MASK == 0 {
             return Ok(None);
         }
-        let found = Table::read(&read, offset).and_then(|table| table.find(&read, key, true));
+        let found = Table::read(&read, word & TABLE_MASK).and_then(|table| table.find(&read, key, true));
         fence(Ordering::Acquire);
-        if table.load(Ordering::Relaxed) == offset {
+        if table.load(Ordering::Relaxed) == word {
             return found.map(|found| found.map(|found| found.object));
         }
     }

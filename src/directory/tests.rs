@@ -293,7 +293,7 @@ fn an_object_of_the_living_survives_the_death_of_the_one_that_publishes_it() {
             world.publish(0, "again", object).unwrap();
         },
         |world, steps| {
-            let held = Exports::new(&world.exports).next(0).expect("the object is exported still");
+            let held = Exports::new(&world.exports).next(0, LEN).expect("the object is exported still");
             let state = BlockState::from_bits(world.heap(1).load(held).unwrap());
             assert!(matches!(state.kind(), Ok(Kind::Shared(0b10))), "killed at {steps}: {state:?}");
             let names = world.names(1);
@@ -336,7 +336,7 @@ fn damaged_words_are_errors() {
         let values = [0, 1, !0, 8, LEN, random(), random() % LEN, objects[0]];
         for _ in 0..3 {
             let value = values[random() as usize % values.len()];
-            let table = world.words.table.load(Ordering::Relaxed) / 8;
+            let table = (world.words.table.load(Ordering::Relaxed) & TABLE_MASK) / 8;
             let words = &world.words;
             match random() % 6 {
                 0 => words.table.store(value, Ordering::Relaxed),

@@ -296,7 +296,9 @@ impl<T> From<Rejected<T>> for AllocError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandleError {
-    /// It is of another segment, or no handle at all.
+    /// It leads nowhere: the value of a segment was leaked, or nothing.
+    Nothing,
+    /// It is of another segment.
     Foreign,
     /// It leads out of the arena.
     OutOfBounds {
@@ -317,6 +319,10 @@ pub enum HandleError {
     Mismatch(TagMismatch),
     /// The arena comes from before a `fork` and belongs to the parent process.
     Forked,
+    /// Another process held the heap's lock until the [timeout](crate::Builder::timeout).
+    Busy,
+    /// A process died in the heap, and what it left could not be put right.
+    NotRecoverable,
     /// The arena is damaged.
     Damaged {
         /// Where, in bytes from the start of the heap.
@@ -327,6 +333,9 @@ pub enum HandleError {
 impl fmt::Display for HandleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Self::Nothing => f.write_str(
+                "the handle leads nowhere: only objects of an arena can be claimed, and once for each leak",
+            ),
             Self::Foreign => {
                 f.write_str("the handle is of another segment; claim it in the one that it was leaked in")
             }
@@ -347,6 +356,8 @@ impl fmt::Display for HandleError {
             ),
             Self::Mismatch(mismatch) => mismatch.fmt(f),
             Self::Forked => f.write_str(FORKED),
+            Self::Busy => f.write_str(BUSY),
+            Self::NotRecoverable => f.write_str(NOT_RECOVERABLE),
             Self::Damaged { at } => damaged(f, at),
         }
     }
@@ -357,9 +368,11 @@ impl Error for HandleError {}
 impl From<HeapError> for HandleError {
     fn from(error: HeapError) -> Self {
         match error {
+            HeapError::Busy => Self::Busy,
+            HeapError::NotRecoverable => Self::NotRecoverable,
             HeapError::Damaged { at } => Self::Damaged { at },
-            // Claiming takes no lock and needs no memory.
-            _ => Self::Damaged { at: 0 },
+            // Claiming needs no memory.
+            HeapError::OutOfMemory | HeapError::TooSmall { .. } => Self::Damaged { at: 0 },
         }
     }
 }
@@ -412,16 +425,21 @@ impl fmt::Display for DirectoryError {
                     "the name of an object may have at most 255 bytes and this one has {len}; shorten it"
                 )
             }
-            Self::NotFound => f.write_str(
-                "no object has this name; start the process that publishes it, or wait for it with wait_for",
-            ),
+            Self::NotFound => {
+                f.write_str("no object has this name (that is pinned, to a reader); publish it, or wait for it")
+            }
             Self::Taken => f.write_str("another object has this name; unpublish it first, or choose another"),
             Self::Published => {
                 f.write_str("the object has a name already; unpublish that first, or publish another object")
             }
-            Self::Pinned => f.write_str("the name is pinned, for as long as the segment exists"),
+            Self::Pinned => f.write_str(
+                "the name is pinned, for as long as the segment exists; unlink the segment to get rid of it",
+            ),
             Self::Mismatch(mismatch) => mismatch.fmt(f),
-            Self::Foreign => f.write_str("the object is of another arena; publish it there"),
+            Self::Foreign => f.write_str(
+                "the object was not made or found through this arena nor a clone of it; publish it through the one \
+                 that it came from",
+            ),
             Self::Alloc(error) => error.fmt(f),
             Self::Forked => f.write_str(FORKED),
             Self::Busy => f.write_str(BUSY),

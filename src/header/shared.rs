@@ -41,7 +41,7 @@ pub(crate) struct SharedHeader {
 pub(crate) struct DirectoryWords {
     /// Held also while the arena is formatted and while it grows.
     pub(crate) lock: RawLock,
-    /// Offset of the block of the table; 0: none.
+    /// Offset of the block of the table, 0: none; and how often it was replaced.
     pub(crate) table: AtomicU64,
     /// Number of names.
     pub(crate) names: AtomicU64,

@@ -372,7 +372,7 @@ impl<'a> Heap<'a> {
     fn defer(&self, offset: u64) -> Result<(), HeapError> {
         let link = self.word(offset.wrapping_add(TAG_OFFSET))?;
         let mut head = self.control.condemned.load(Ordering::Relaxed);
-        loop {
+        for _ in 0..CONTENTION_LIMIT {
             link.store(head, Ordering::Relaxed);
             compiler_fence(Ordering::SeqCst);
             // SYNC: Release here, Acquire in `take_condemned`: who finds the block finds its link.
@@ -386,6 +386,7 @@ impl<'a> Heap<'a> {
                 Err(other) => head = other,
             }
         }
+        Err(HeapError::Damaged { at: offset })
     }
 }
 
@@ -431,7 +432,9 @@ impl HeapGuard<'_, '_> {
         let most = heap.capacity() / MIN_BLOCK_LEN;
         // From this block on, they were marked by this very call.
         let mut marked = 0;
+        let mut attempts = 0..CONTENTION_LIMIT;
         let head = loop {
+            attempts.next().ok_or(HeapError::Busy)?;
             let head = heap.control.condemned.load(Ordering::Acquire);
             let mut offset = head;
             let mut count = 0_u64;

@@ -43,7 +43,7 @@ use core::sync::atomic;
 ///    or have a layout that their documentation fixes.
 /// 2. **Tag.** [`TAG`](Self::TAG) has the size and alignment of the type. Types with equal tags, also in
 ///    programs built apart, are the same to everybody: a value of one is a valid value of the other, with
-///    all that its methods rely on. 64-bit fingerprints that are equal by chance do not count.
+///    all that its methods rely on. Fingerprints that are equal by chance do not count (of 64 bits; those of objects in an arena are cut to 40).
 /// 3. **No addresses.** The meaning of a value does not depend on where it lies or on which process looks at
 ///    it. Several processes use the same bytes at different addresses at the same time. So it has no
 ///    pointers, no references, no addresses as integers, and no handles that mean something in one process

@@ -19,11 +19,6 @@ pub(crate) fn now() -> Duration {
     Duration::new(u64::try_from(tv_sec).unwrap_or(0), u32::try_from(tv_nsec).unwrap_or(0))
 }
 
-/// Lets another thread run.
-pub(crate) fn yield_now() {
-    thread::sched_yield();
-}
-
 /// How long to go on trying, counted from the first wait.
 #[derive(Debug)]
 pub(crate) struct Deadline {

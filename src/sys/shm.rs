@@ -228,10 +228,17 @@ pub(crate) fn reserve(fd: &OwnedFd, len: u64) -> Result<(), Errno> {
 fn free_space(fd: &OwnedFd) -> Result<u64, Errno> {
     let filesystem = fs::fstatfs(fd)?;
     let free = (filesystem.f_bavail as u64).saturating_mul(filesystem.f_bsize as u64);
+    let memory = machine_memory();
+    Ok(if filesystem.f_blocks as u64 == 0 { memory } else { memory.min(free) })
+}
+
+/// Bytes of memory that the machine has, with what it swaps to.
+// The types of the fields differ between architectures.
+#[allow(clippy::unnecessary_cast)]
+pub(crate) fn machine_memory() -> u64 {
     let machine = rustix::system::sysinfo();
     let units = (machine.totalram as u64).saturating_add(machine.totalswap as u64);
-    let memory = units.saturating_mul(u64::from(machine.mem_unit));
-    Ok(if filesystem.f_blocks as u64 == 0 { memory } else { memory.min(free) })
+    units.saturating_mul(u64::from(machine.mem_unit))
 }
 
 /// The names of the files that segments could be.

@@ -163,6 +163,12 @@ unsafe impl RegionAllocator for Slab {
         each_block(locked.pages, &mut |_, block| Ok(visit(block).is_continue()))
     }
 
+    fn hold_still(heap: &Heap<'_>, work: &mut dyn FnMut()) -> Result<(), HeapError> {
+        let _locked = Locked::lock(heap)?;
+        work();
+        Ok(())
+    }
+
     fn retain(heap: &Heap<'_>, keep: &mut dyn FnMut(&Block) -> bool) -> Result<u64, HeapError> {
         let locked = Locked::lock(heap)?;
         locked.drain()?;

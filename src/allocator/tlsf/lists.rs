@@ -168,6 +168,9 @@ impl Lists<'_, '_> {
         // Groups that the heap is too small for have no bits here, so nothing is read where they would be.
         let groups = self.0.load(FIRST_LEVEL)?;
         let group = class.group();
+        if group >= u64::from(u64::BITS) {
+            return Ok(None);
+        }
         if groups & 1 << group != 0 {
             let bits = self.0.load(bitmap_at(group))? & !0 << class.index();
             if bits != 0 {

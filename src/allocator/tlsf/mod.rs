@@ -173,6 +173,12 @@ unsafe impl RegionAllocator for Tlsf {
         Ok(())
     }
 
+    fn hold_still(heap: &Heap<'_>, work: &mut dyn FnMut()) -> Result<(), HeapError> {
+        let _guard = heap.lock(|guard| recover(heap, guard))?;
+        work();
+        Ok(())
+    }
+
     fn retain(heap: &Heap<'_>, keep: &mut dyn FnMut(&Block) -> bool) -> Result<u64, HeapError> {
         let guard = heap.lock(|guard| recover(heap, guard))?;
         chain::mend(heap, &guard, keep)
