@@ -40,7 +40,7 @@ impl ShmemConf {
     /// - As long as a reference to the value exists in any process or through any other handle, nobody writes
     ///   to it, and as long as a mutable one exists, nobody uses it at all, unless `T` allows that, like an
     ///   atomic type. Other processes count as other threads.
-    /// - `T` makes sense in other processes: it is [`Shareable`](crate::Shareable), or could be. It has no pointers or
+    /// - `T` makes sense in other processes: it is [`Shareable`], or could be. It has no pointers or
     ///   references, its layout is the same in all of them (`repr(C)`), and it may be dropped in any of them.
     /// - In a child after `fork`, an inherited box is not used while the parent may use it.
     /// - A type with a destructor: no read-only attachment looks at the value while the last box is dropped.

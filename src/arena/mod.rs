@@ -35,7 +35,7 @@ use core::ops::ControlFlow;
 
 /// A segment that holds many objects of different types.
 ///
-/// `A` cuts the memory into blocks; [`Tlsf`](crate::Tlsf) is good for everything. All processes use the same.
+/// `A` cuts the memory into blocks; [`Tlsf`] is good for everything. All processes use the same.
 ///
 /// It is `'static`, `Send` and `Sync`, and clones are cheap: they share one attachment with each other and with all boxes
 /// and references. In a child after `fork`, what it inherited is inert, and the objects are not mapped: open the

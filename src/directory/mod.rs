@@ -1,6 +1,6 @@
 //! The directory: names of shared objects
 //!
-//! Each name has an entry, a block of the arena's own, which a place of the [table](table) leads to. The place is the
+//! Each name has an entry, a block of the arena's own, which a place of the [table] leads to. The place is the
 //! truth: a name is published when its place is stored, and unpublished when that is overwritten. That the object
 //! carries the DIR flag, and the counts, follow from it.
 //!

@@ -103,8 +103,12 @@ impl TypeTag {
     ///     const FROZEN: bool = false;
     /// }
     /// ```
+    ///
+    /// # Panics
+    /// If the version is above 65535: when compiling, for a constant.
     #[must_use]
     pub const fn new<T>(name: &str, version: u32) -> Self {
+        assert!(version <= u16::MAX as u32, "the version of a type is at most 65535");
         let (size, align) = (size_of::<T>() as u64, align_of::<T>() as u32);
         let words = [size, align as u64, version as u64];
         Self { fingerprint: extend(OFFSET_BASIS, Record::Definition, name, &words), size, align, version }

@@ -94,6 +94,14 @@ impl Class {
         Some((class, request.extent(class.len())?))
     }
 
+    /// Longer classes whose cells do for a request, too, the shortest first: more is left over in them.
+    pub(super) fn longer(self, request: &Request) -> impl Iterator<Item = (Self, Extent)> + '_ {
+        Self::all()
+            .skip(self.index().saturating_add(1))
+            .filter(|class| class.align() >= request.align())
+            .map_while(|class| Some((class, request.extent(class.len())?)))
+    }
+
     /// The number of the cell that begins `distance` bytes after the first, less than 2^16; `None` if none does.
     #[inline]
     pub(super) fn cell_at(self, distance: u64) -> Option<u64> {

@@ -136,7 +136,12 @@ unsafe impl RegionAllocator for Slab {
                 return Ok(cell);
             }
         }
-        Locked::lock(heap)?.allocate_run(request)
+        // Ends the lock before anything else may take it.
+        let run = Locked::lock(heap)?.allocate_run(request);
+        match run {
+            Err(HeapError::OutOfMemory) => take_longer(heap, request)?.ok_or(HeapError::OutOfMemory),
+            result => result,
+        }
     }
 
     #[inline]
@@ -332,6 +337,20 @@ fn refill(
         }
         if taken.is_some() {
             return Ok(taken);
+        }
+    }
+    Ok(None)
+}
+
+/// Where nothing else is left, a cell that is longer than need be.
+#[cold]
+#[inline(never)]
+fn take_longer(heap: &Heap<'_>, request: &Request) -> Result<Option<u64>, HeapError> {
+    let Some((class, _)) = Class::fit(request) else { return Ok(None) };
+    for (class, extent) in class.longer(request) {
+        let cell = refill(heap, request, class, extent, Magazine::open(heap, class))?;
+        if cell.is_some() {
+            return Ok(cell);
         }
     }
     Ok(None)
