@@ -124,7 +124,7 @@ pub unsafe trait RegionAllocator: Sized + 'static {
         Ok(())
     }
 
-    /// Says how much is in use.
+    /// Says how much is in use. First, blocks that wait to be freed are.
     ///
     /// # Errors
     /// As [`walk`](Self::walk).

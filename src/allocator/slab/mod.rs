@@ -217,6 +217,8 @@ unsafe impl RegionAllocator for Slab {
 
     fn usage(heap: &Heap<'_>) -> Result<Usage, HeapError> {
         let locked = Locked::lock(heap)?;
+        // What waits to be freed is not in use.
+        locked.drain()?;
         let pages = locked.pages;
         let page_len = pages.layout.page_len();
         let high_water = heap.load(HIGH_WATER)?.saturating_sub(pages.layout.own_pages());

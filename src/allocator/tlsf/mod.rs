@@ -190,7 +190,11 @@ unsafe impl RegionAllocator for Tlsf {
     }
 
     fn usage(heap: &Heap<'_>) -> Result<Usage, HeapError> {
-        let _guard = heap.lock(|guard| recover(heap, guard))?;
+        let guard = heap.lock(|guard| recover(heap, guard))?;
+        // What waits to be freed is not in use.
+        if guard.has_condemned() {
+            drain(heap, &guard)?;
+        }
         chain::usage(heap)
     }
 
