@@ -58,6 +58,7 @@ fn races<A: Allocator>(name: &str) -> Race<A> {
         "release" => release,
         "publish" => publish,
         "find-or-alloc" => find_or_alloc,
+        "drop" => drop_at_once,
         "iterate" => iterate,
         "grow" => grow,
         _ => panic!("{name}"),
@@ -352,6 +353,26 @@ fn find_or_alloc<A: Allocator>(racer: &mut Racer<A>) {
     }
 }
 
+/// Both drop objects of all sizes at once: what is left to the next holder of the allocator's lock is not in use.
+fn drop_at_once<A: Allocator>(racer: &mut Racer<A>) {
+    const BATCH: usize = 50;
+    let start = racer.arena.usage().unwrap();
+    racer.meet();
+    for batch in 0..racer.rounds / BATCH {
+        let len = |_| 100 * racer.random.index(20);
+        let lens: Vec<_> = (0..BATCH).map(len).collect();
+        let objects: Vec<_> = lens.iter().map(|len| racer.arena.alloc_slice(*len, 1_u8).unwrap()).collect();
+        racer.meet();
+        drop(objects);
+        racer.meet();
+        if racer.index == 0 {
+            let usage = racer.arena.usage().unwrap();
+            assert_eq!((usage.blocks, usage.used), (start.blocks, start.used), "batch {batch}");
+        }
+        racer.meet();
+    }
+}
+
 /// One looks at all names while the other publishes and unpublishes some.
 fn iterate<A: Allocator>(racer: &mut Racer<A>) {
     const STAY: usize = 40;
@@ -451,6 +472,7 @@ races! {
     "release": the_last_of_two_releases_destroys, long_the_last_of_two_releases_destroys, Tlsf Slab;
     "publish": names_lead_to_their_objects, long_names_lead_to_their_objects, Tlsf Slab;
     "find-or-alloc": both_find_the_same, long_both_find_the_same, Tlsf Slab;
+    "drop": what_both_drop_is_not_in_use, long_what_both_drop_is_not_in_use, Tlsf Slab;
     "iterate": what_stays_is_seen_once, long_what_stays_is_seen_once, Tlsf;
     "grow": what_grows_is_used_at_once, long_what_grows_is_used_at_once, Tlsf;
 }
