@@ -152,6 +152,7 @@ impl<A: Allocator> Racer<A> {
 fn claim<A: Allocator>(racer: &mut Racer<A>) {
     const BATCH: usize = 64;
     let mut litter = Vec::new();
+    let mut former = [Handle::<Counted>::from_bits(0); BATCH];
     let mut won = 0;
     for batch in 0..racer.rounds / BATCH {
         let winners = |racer: &Racer<A>| (0..BATCH).all(|index| racer.word(index).load(SeqCst) == 1);
@@ -167,9 +168,16 @@ fn claim<A: Allocator>(racer: &mut Racer<A>) {
         }
         racer.meet();
         let before = won;
-        for index in 0..BATCH {
+        for (index, last) in former.iter_mut().enumerate() {
             let [low, high] = [1, 2].map(|part| u128::from(racer.word(part * BATCH + index).load(SeqCst)));
-            match racer.arena.claim(Handle::<Counted>::from_bits(high << 64 | low)) {
+            let handle = Handle::from_bits(high << 64 | low);
+            // Where the object of the former batch lay, there is one of this batch now.
+            let stale = racer.arena.claim(std::mem::replace(last, handle)).unwrap_err();
+            assert!(
+                matches!(stale, HandleError::Gone { .. } | HandleError::Stale { .. }) || batch == 0,
+                "{stale:?}"
+            );
+            match racer.arena.claim(handle) {
                 Ok(object) => {
                     racer.word(index).fetch_add(1, SeqCst);
                     assert_eq!(object.mark(), (batch * BATCH + index) as u64);
