@@ -482,9 +482,11 @@ fn kill_beside_a_survivor<A: Allocator>(kills: u64) {
         children[victims.clone()].iter().for_each(Child::await_death);
         killed += 1;
 
-        // The survivor goes on, whether it looks after the dead first or not.
-        if random.below(2) == 0 {
-            arena.sweep().unwrap();
+        // The survivor goes on, whether or not somebody looks after the dead first, who may know nothing of arenas.
+        match random.below(3) {
+            0 => drop(arena.sweep().unwrap()),
+            1 => drop(Builder::new(&stage.name).timeout(LONG).attach().unwrap().sweep()),
+            _ => {}
         }
         match arena.alloc_slice(random_len(&mut random), 0) {
             Ok(bytes) => objects.push(Stamped::stamp(bytes, killed)),
