@@ -18,7 +18,7 @@ compile_error!("shmem-bind needs 64-bit atomics");
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
-#[cfg(feature = "std")]
+#[cfg(any(feature = "std", test))]
 extern crate std;
 
 // In layers: a module uses only those above it.
