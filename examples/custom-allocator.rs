@@ -204,9 +204,7 @@ unsafe impl<const CELL: u64> RegionAllocator for Pool<CELL> {
     }
 
     fn grow(heap: &Heap<'_>, len: u64) -> Result<(), HeapError> {
-        if len > heap.capacity() {
-            return Err(HeapError::TooSmall { len: heap.capacity(), needed: len });
-        }
+        heap.check_growth(len)?;
         // The lock is the heap's, and robust: if its holder dies, the next one is told, by the closure. Here it
         // has nothing to put right, since the length is stored when all of the new cells are ready.
         let guard = heap.lock(|_| Ok(()))?;

@@ -18,7 +18,7 @@ use crate::handle::Handle;
 use crate::header::{HEADER_LEN, Payload};
 use crate::heap::Heap;
 use crate::lifecycle::Departure;
-use crate::object::{BLOCK_HEADER_LEN, Event, ObjectTag, TAG_OFFSET};
+use crate::object::{Event, ObjectTag, TAG_OFFSET};
 use crate::segment::ShmemConf;
 use crate::shareable::Shareable;
 use crate::typed::Object;
@@ -92,11 +92,9 @@ impl ShmemConf {
             return Err(BoxError::ReadOnly);
         }
         check_fit::<T>(attached)?;
-        let header = attached.region.header();
-        if header.set_payload(Payload::value_of::<T>()) {
-            return Ok(ShmemBox { value: attached.region.payload().cast(), conf: self });
+        if !attached.region.header().set_payload(Payload::value_of::<T>()) {
+            check_payload::<T>(attached)?;
         }
-        check_payload::<T>(attached)?;
         Ok(ShmemBox { value: attached.region.payload().cast(), conf: self })
     }
 
@@ -279,7 +277,7 @@ impl<T: Shareable> ShmemBox<T> {
     /// The box, if it is the value of a segment, which others may have boxed too, or in a child after `fork`.
     pub fn into_inner(this: Self) -> Result<T, Self> {
         let Some(attached) = this.conf.0.get() else { return Err(this) };
-        let Some(block) = attached.region.offset_of(this.value.cast()).checked_sub(BLOCK_HEADER_LEN) else {
+        let Some(block) = attached.region.block_of(this.value.cast()) else {
             return Err(this);
         };
         // SAFETY: by invariant 1 it is valid and this box's alone, which is not used any more, so nobody reads it again.
@@ -340,7 +338,7 @@ impl<'a> Place<'a> {
     /// Where the object at this address lies; `None` if it is the value of the segment.
     #[inline]
     pub(crate) fn of(attached: &'a Attached, value: NonNull<u8>) -> Option<Self> {
-        let block = attached.region.offset_of(value).checked_sub(BLOCK_HEADER_LEN)?;
+        let block = attached.region.block_of(value)?;
         Some(Self { attached, heap: attached.heap()?, block })
     }
 
@@ -376,8 +374,7 @@ impl<T: ?Sized> Drop for ShmemBox<T> {
         }
 
         let Some(attached) = self.conf.0.get() else { return };
-        let offset = attached.region.offset_of(self.value.cast());
-        if let Some(block) = offset.checked_sub(BLOCK_HEADER_LEN) {
+        if let Some(block) = attached.region.block_of(self.value.cast()) {
             let free = Free(&self.conf, block);
             // SAFETY: by invariant 1 the value is valid, and this box's alone.
             unsafe { self.value.drop_in_place() };

@@ -217,9 +217,13 @@ impl Member<'_> {
         Slot::all().any(|slot| self.header.tenancy(slot) == Tenancy::DECEASED)
     }
 
-    /// Gives back the objects of all who are dead, by `reclaim`, which gets their slots as a bitmap; gives what it
-    /// gives, if there was anything to do.
-    pub(crate) fn bury<R, E>(&self, reclaim: impl FnOnce(u64) -> Result<R, E>) -> Option<Result<R, E>> {
+    /// Gives back the objects of all who are dead, and of the last tenants of the slots `inherited`, by `reclaim`, which
+    /// gets their slots as a bitmap; gives what it gives, if there was anything to do.
+    pub(crate) fn bury<R, E>(
+        &self,
+        inherited: u64,
+        reclaim: impl FnOnce(u64) -> Result<R, E>,
+    ) -> Result<Option<R>, E> {
         // Its last tenant is gone for good, also to those who wait for a lock that it held: without another generation it
         // would look alive to them, by the claim.
         let claim = |slot: &Slot| {
@@ -230,15 +234,15 @@ impl Member<'_> {
             claimed
         };
         let claimed: u64 = Slot::all().filter(claim).map(Slot::bit).fold(0, |bits, bit| bits | bit);
-        if claimed == 0 {
-            return None;
+        if claimed | inherited == 0 {
+            return Ok(None);
         }
         // Killed from here on: they are ours, who have no bit in them, and so deceased again by the next sweep.
-        let result = reclaim(claimed);
+        let result = reclaim(claimed | inherited);
         for slot in Slot::all().filter(|slot| claimed & slot.bit() != 0) {
             self.free_tenancy(slot, result.is_err());
         }
-        Some(result)
+        result.map(Some)
     }
 
     /// Sweeps a slot whose tenancy has been claimed, then frees it.

@@ -20,7 +20,7 @@ use crate::typed::{self, Object};
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{self, Ordering, fence};
+use core::sync::atomic::{self, Ordering};
 
 impl ShmemConf {
     /// Finds an object that was [published for ever](crate::Arena::publish_pinned), also if attached read-only. It must
@@ -114,33 +114,24 @@ impl ShmemConf {
     fn pinned<T: Object + ?Sized>(&self, name: &str) -> Result<(NonNull<u8>, u64), DirectoryError> {
         let attached = self.0.get().ok_or(DirectoryError::Forked)?;
         let (region, header) = (&attached.region, attached.region.header());
-        let key = Key::new(name, attached.header.segment_id().low_bits())?;
+        let key = Key::new(name, attached.header.segment_id())?;
         if !matches!(header.payload(), Ok(Payload::Arena { is_formed: true, .. })) {
             return Err(DirectoryError::NotFound);
         }
-        let words = region.heap_words();
-        let block = directory::find_pinned(words, &header.directory.table, &key)?;
+        let read = |offset| region.read_heap(offset);
+        let block = directory::find_pinned(&read, &header.directory.table, &key)?;
         let block = block.ok_or(DirectoryError::NotFound)?;
         let damaged = HeapError::Damaged { at: block };
-        let word = |offset: u64| {
-            let offset = block.checked_add(offset).filter(|offset| offset % 8 == 0)?;
-            Some(words.get(usize::try_from(offset / 8).ok()?)?.load(Ordering::Relaxed))
-        };
-        let state = BlockState::from_bits(word(0).ok_or(damaged)?);
-        fence(Ordering::Acquire);
-        let tag = word(TAG_OFFSET).ok_or(damaged)?;
-        let extent = Extent::from_bits(word(EXTENT_OFFSET).ok_or(damaged)?);
+        let state = BlockState::from_bits(read(block)?);
+        let tag = read(block.wrapping_add(TAG_OFFSET))?;
+        let extent = Extent::from_bits(read(block.wrapping_add(EXTENT_OFFSET))?);
         let len = extent.object_len().ok_or(damaged)?;
         let exports = Exports::new(region.export_words());
         if !state.is_valid() || !state.is_pinned() || !exports.is_set(block) {
             return Err(damaged.into());
         }
         typed::check::<T>(tag, len).map_err(DirectoryError::Mismatch)?;
-        let start = region.pointer(block.wrapping_add(BLOCK_HEADER_LEN), len).ok_or(damaged)?;
-        let align = <T as typed::Layout>::TAG.align() as usize;
-        if start.addr().get() & align.wrapping_sub(1) != 0 {
-            return Err(damaged.into());
-        }
+        let start = region.object(block.wrapping_add(BLOCK_HEADER_LEN), len, typed::align::<T>())?;
         Ok((start, len))
     }
 }

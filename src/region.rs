@@ -12,10 +12,12 @@
 //! atomics alone.
 #![allow(unsafe_code)]
 
+use crate::error::HeapError;
 use crate::header::{HEADER_LEN, SharedHeader};
+use crate::object::BLOCK_HEADER_LEN;
 use crate::sys::shm::{Access, Mapping};
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
@@ -97,7 +99,7 @@ impl Region {
     }
 
     /// The byte at `offset` of the payload, if `len` bytes from there are in it.
-    pub(crate) fn pointer(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
+    fn pointer(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
         let end = usize::try_from(offset.checked_add(len)?).ok()?;
         if end > self.payload_len() {
             return None;
@@ -107,8 +109,30 @@ impl Region {
     }
 
     /// How far into the payload an address is, in bytes; more than the payload's length if it is not in it.
-    pub(crate) fn offset_of(&self, address: NonNull<u8>) -> u64 {
+    fn offset_of(&self, address: NonNull<u8>) -> u64 {
         address.addr().get().wrapping_sub(self.payload().addr().get()) as u64
+    }
+
+    /// Offset of the block of the object at `address`; `None` for the value of a segment, which has no block.
+    #[inline]
+    pub(crate) fn block_of(&self, address: NonNull<u8>) -> Option<u64> {
+        self.offset_of(address).checked_sub(BLOCK_HEADER_LEN)
+    }
+
+    /// The object at `offset` of the heap, if it lies in it and is aligned.
+    #[inline]
+    pub(crate) fn object(&self, offset: u64, len: u64, align: usize) -> Result<NonNull<u8>, HeapError> {
+        let is_aligned = |start: &NonNull<u8>| start.addr().get() & align.wrapping_sub(1) == 0;
+        self.pointer(offset, len).filter(is_aligned).ok_or(HeapError::Damaged { at: offset })
+    }
+
+    /// Reads a word of the heap, also from a read-only mapping: there, only a relaxed load is sure to be a mere read.
+    pub(crate) fn read_heap(&self, offset: u64) -> Result<u64, HeapError> {
+        let word = usize::try_from(offset / 8).ok().and_then(|index| self.heap_words().get(index));
+        let word = word.filter(|_| offset % 8 == 0).ok_or(HeapError::Damaged { at: offset })?;
+        let value = word.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        Ok(value)
     }
 
     /// Takes the memory for the heap of an arena from byte `from` to byte `to`, which nobody uses yet, and for its

@@ -71,7 +71,7 @@ unsafe impl<T: Send + Sync + ?Sized> Sync for ShmemArc<T> {}
 
 /// The private count of the object at `value`, and its place if it is one of an arena.
 fn count_of(attached: &Attached, value: NonNull<u8>) -> Option<&AtomicU64> {
-    match attached.region.offset_of(value).checked_sub(crate::object::BLOCK_HEADER_LEN) {
+    match attached.region.block_of(value) {
         Some(block) => attached.private.count(block),
         None => Some(attached.private.root_count()),
     }
@@ -150,7 +150,8 @@ impl<T: ?Sized> ShmemArc<T> {
         core::ptr::addr_eq(this.value.as_ptr(), other.value.as_ptr())
     }
 
-    /// Number of attachments that hold the object, this one included, each counted once however many clones it has; those of the dead count until that is noticed.
+    /// Number of attachments that hold the object, this one included, each counted once however many clones it has;
+    /// those of the dead count until that is noticed.
     #[must_use]
     pub fn holders(this: &Self) -> u32 {
         match this.state() {
@@ -217,14 +218,13 @@ impl<T: ?Sized> ShmemArc<T> {
         let attached = self.conf.0.get()?;
         let count = count_of(attached, self.value.cast())?;
         let drop_one = |count: u64| if count > 1 { count.checked_sub(1) } else { None };
-        let Some(place) = Place::of(attached, self.value.cast()) else {
-            // Of the value of a segment; nobody finds it anew.
-            let drop_one = |count: u64| count.checked_sub(1);
-            let was = count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, drop_one);
-            return (was == Ok(1)).then_some(Given::Last);
-        };
         // SYNC: Release by all who drop theirs, Acquire by the last: it sees what was done through the others.
         while count.fetch_update(Ordering::Release, Ordering::Relaxed, drop_one).is_err() {
+            let Some(place) = Place::of(attached, self.value.cast()) else {
+                // The value of a segment: nobody finds it anew, so this is the last for good.
+                let is_last = count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok();
+                return is_last.then_some(Given::Last);
+            };
             let _stripe = attached.private.stripe(place.block);
             if count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_err() {
                 // Found once more meanwhile. (Or damaged, which private memory is not.)

@@ -108,3 +108,8 @@ pub(crate) fn check<T: Object + ?Sized>(tag: u64, len: u64) -> Result<(), TagMis
     let size = if T::fits(len) { asked.size() } else { len };
     Err(TagMismatch { asked, found: ObjectTag::from_bits(tag).to_type_tag(size) })
 }
+
+/// Alignment of the type, or of its elements, in bytes.
+pub(crate) const fn align<T: Object + ?Sized>() -> usize {
+    T::TAG.align() as usize
+}

@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 #![allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block, clippy::unwrap_used)]
 
+#[macro_use]
 mod common;
 
 use common::TestName;
@@ -23,15 +24,6 @@ fn arena_of<A: RegionAllocator>(size: usize) -> Arena<A> {
 
 fn arena() -> Arena<Tlsf> {
     arena_of(256 * 1024)
-}
-
-/// Runs a test with each allocator.
-macro_rules! with_each_allocator {
-    ($($test:ident,)*) => {
-        mod tlsf { $(#[test] fn $test() { super::$test::<super::Tlsf>(); })* }
-        mod slab { $(#[test] fn $test() { super::$test::<super::Slab>(); })* }
-        mod bump { $(#[test] fn $test() { super::$test::<super::Bump>(); })* }
-    };
 }
 
 with_each_allocator! {

@@ -5,6 +5,7 @@
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 #![allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block, clippy::unwrap_used)]
 
+#[macro_use]
 mod common;
 
 use common::arena::{Alarm, Allocator, Control, Counted, Random, Stamped};
@@ -47,14 +48,6 @@ fn child() {
         ("attach", attach),
         ("wait", wait),
     ]);
-}
-
-macro_rules! with_each_allocator {
-    ($($test:ident,)*) => {
-        mod tlsf { $(#[test] fn $test() { super::$test::<super::Tlsf>(); })* }
-        mod slab { $(#[test] fn $test() { super::$test::<super::Slab>(); })* }
-        mod bump { $(#[test] fn $test() { super::$test::<super::Bump>(); })* }
-    };
 }
 
 with_each_allocator! {

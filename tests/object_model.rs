@@ -64,6 +64,8 @@ mod membership;
 mod object;
 #[path = "object_model/properties.rs"]
 mod properties;
+#[path = "protocol_model/property.rs"]
+mod property;
 #[path = "object_model/protocol.rs"]
 mod protocol;
 #[path = "object_model/world.rs"]

@@ -56,6 +56,8 @@ mod explorer;
 mod membership;
 #[path = "protocol_model/properties.rs"]
 mod properties;
+#[path = "protocol_model/property.rs"]
+mod property;
 #[path = "protocol_model/protocol.rs"]
 mod protocol;
 #[path = "protocol_model/world.rs"]

@@ -257,7 +257,7 @@ impl<A: RegionAllocator> Arena<A> {
             Ok(block) => block,
             Err(error) => self.allocate_after(error, &heap, &request)?,
         };
-        Ok(object_at(attached, block.wrapping_add(BLOCK_HEADER_LEN), len, align)?)
+        Ok(attached.region.object(block.wrapping_add(BLOCK_HEADER_LEN), len, align)?)
     }
 
     /// After an allocation failed: if it was for want of memory, the dead may have some.
@@ -282,8 +282,11 @@ impl<A: RegionAllocator> Arena<A> {
     /// directory's lock.
     #[cold]
     pub(super) fn wait_for_the_dead(&self) {
+        if let Some(attached) = self.conf.0.get() {
+            attached.member().sweep_dead();
+        }
         // If it fails, there is no memory, which is what the caller says then.
-        let _: Result<Reclaimed, ArenaError> = self.sweep().and_then(|_| self.reclaim());
+        let _: Result<Reclaimed, ArenaError> = self.reclaim();
     }
 
     /// The error that says how much memory there is.
@@ -356,23 +359,5 @@ fn leaked_object<T: Object + ?Sized>(
     // Tag and extent stay as they are for as long as the block is leaked by this serial.
     let len = found.extent.object_len().ok_or(HandleError::Damaged { at: block })?;
     typed::check::<T>(found.tag, len).map_err(HandleError::Mismatch)?;
-    Ok((object_at(attached, offset, len, align_of_tag::<T>())?, len))
-}
-
-/// Alignment of the type, or of its elements.
-pub(super) const fn align_of_tag<T: Object + ?Sized>() -> usize {
-    <T as typed::Layout>::TAG.align() as usize
-}
-
-/// The object at `offset` of the heap, if it lies in it and is aligned.
-pub(super) fn object_at(
-    attached: &Attached,
-    offset: u64,
-    len: u64,
-    align: usize,
-) -> Result<NonNull<u8>, HeapError> {
-    let damaged = HeapError::Damaged { at: offset };
-    let start = attached.region.pointer(offset, len).ok_or(damaged)?;
-    let is_aligned = start.addr().get() & align.wrapping_sub(1) == 0;
-    if is_aligned { Ok(start) } else { Err(damaged) }
+    Ok((attached.region.object(offset, len, typed::align::<T>())?, len))
 }

@@ -139,8 +139,7 @@ impl<A: RegionAllocator> Arena<A> {
             return Ok(());
         }
         let header = attached.region.header();
-        let directory = Directory::<A>::new(&heap, &header.directory, exports(attached));
-        let mut entered = directory.lock_to_form()?;
+        let mut entered = directory::<A>(attached, &heap).lock_unchecked()?;
         if is_formed::<A>(attached)? {
             return Ok(entered.recover_if_dead()?);
         }
@@ -148,7 +147,7 @@ impl<A: RegionAllocator> Arena<A> {
         let forming = Payload::Arena { allocator: A::ID, is_formed: false };
         if !header.replace_payload(was, forming) {
             // Somebody has made it a single value meanwhile.
-            entered.is_formed();
+            entered.mark_whole();
             is_formed::<A>(attached)?;
             return Err(ArenaError::Busy);
         }
@@ -160,18 +159,16 @@ impl<A: RegionAllocator> Arena<A> {
         };
         // SYNC: Release here; whoever finds an arena finds it formatted.
         let _: bool = header.replace_payload(forming, next);
-        entered.is_formed();
+        entered.mark_whole();
         result
     }
 
     /// Lets the allocator tidy up if nobody else uses the heap.
     fn begin(&self) -> Result<(), ArenaError> {
         let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
-        let header = attached.region.header();
-        let directory = Directory::<A>::new(&heap, &header.directory, exports(attached));
         // Whoever attaches from now on waits for the lock before it uses the heap.
-        let _entered = directory.enter()?;
-        let word = header.membership();
+        let _entered = directory::<A>(attached, &heap).enter()?;
+        let word = attached.region.header().membership();
         if word.count() == 1 && attached.slot().is_some_and(|slot| word.is_attached(slot)) {
             A::begin_alone(&heap)?;
         }
@@ -233,8 +230,7 @@ impl<A: RegionAllocator> Arena<A> {
         if asked > max {
             return Err(ArenaError::AboveMaximum { asked, max });
         }
-        let header = attached.region.header();
-        let _entered = Directory::<A>::new(&heap, &header.directory, exports(attached)).enter()?;
+        let _entered = directory::<A>(attached, &heap).enter()?;
         let len = region::heap_len(asked);
         if len <= heap.len() {
             return Ok(());
@@ -252,12 +248,16 @@ impl<A: RegionAllocator> Arena<A> {
     /// [`ArenaError::Damaged`] says where it does not hold; and as [`usage`](Self::usage).
     pub fn check(&self) -> Result<(), ArenaError> {
         let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
-        let directory = Directory::<A>::new(&heap, &attached.region.header().directory, exports(attached));
-        let entered = directory.enter()?;
+        let entered = directory::<A>(attached, &heap).enter()?;
         A::check(&heap)?;
         check_exports::<A>(&heap, exports(attached))?;
         Ok(entered.check()?)
     }
+}
+
+/// The directory of the arena whose heap this is.
+fn directory<'a, A: RegionAllocator>(attached: &'a Attached, heap: &'a Heap<'a>) -> Directory<'a, A> {
+    Directory::new(heap, &attached.region.header().directory, exports(attached))
 }
 
 fn exports(attached: &Attached) -> Exports<'_> {
@@ -328,5 +328,4 @@ impl<A> fmt::Debug for Arena<A> {
     }
 }
 
-#[cfg(test)]
-static_assertions::assert_impl_all!(Arena<crate::allocator::Tlsf>: Send, Sync, Clone);
+static_assertions::assert_impl_all!(Arena<Tlsf>: Send, Sync, Clone);

@@ -4,18 +4,15 @@
 //! Makes references to objects that the directory has found, after holding them under its lock.
 #![allow(unsafe_code)]
 
-use super::alloc::{align_of_tag, object_at};
-use super::{Arena, exports};
+use super::Arena;
 use crate::allocator::RegionAllocator;
-use crate::attachment::Attached;
 use crate::boxed::{Place, ShmemBox};
-use crate::directory::{Directory, Entered, Found, Key, NameBuffer, Order};
+use crate::directory::{self, Found, Key, NameBuffer, Order};
 use crate::error::{DirectoryError, HeapError};
-use crate::header::Header;
-use crate::heap::Heap;
 use crate::object::ObjectTag;
 use crate::shareable::{Shareable, TypeTag};
 use crate::shared::{self, ShmemArc};
+use crate::sys::clock;
 use crate::typed::{self, Object};
 use core::fmt;
 use core::time::Duration;
@@ -23,16 +20,7 @@ use core::time::Duration;
 /// How often another process may publish and unpublish a name while this one wants to do either of both.
 const RETRIES: u32 = 1000;
 
-/// The name as it is looked up in this segment.
-pub(super) fn key(header: &Header, name: &str) -> Result<Key, DirectoryError> {
-    Key::new(name, header.segment_id().low_bits())
-}
-
 impl<A: RegionAllocator> Arena<A> {
-    fn enter<'a>(&self, attached: &'a Attached, heap: &'a Heap<'a>) -> Result<Entered<'a, A>, HeapError> {
-        Directory::new(heap, &attached.region.header().directory, exports(attached)).enter()
-    }
-
     /// Gives a shared object a name, by which every process [finds](Self::find) it. The name keeps the object, also
     /// when nobody holds it any more, until it is [unpublished](Self::unpublish).
     ///
@@ -77,8 +65,8 @@ impl<A: RegionAllocator> Arena<A> {
         if !core::ptr::eq(place.attached, attached) {
             return Err(DirectoryError::Foreign);
         }
-        let key = key(&attached.header, name)?;
-        let publish = || self.enter(attached, &heap)?.publish(&key, place.block, pinned);
+        let key = Key::new(name, attached.header.segment_id())?;
+        let publish = || super::directory::<A>(attached, &heap).enter()?.publish(&key, place.block, pinned);
         match publish() {
             Err(DirectoryError::Alloc(_)) => {
                 self.wait_for_the_dead();
@@ -102,8 +90,8 @@ impl<A: RegionAllocator> Arena<A> {
     ///   [`Damaged`](DirectoryError::Damaged).
     pub fn unpublish<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
         let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
-        let key = key(&attached.header, name)?;
-        let entered = self.enter(attached, &heap)?;
+        let key = Key::new(name, attached.header.segment_id())?;
+        let entered = super::directory::<A>(attached, &heap).enter()?;
         let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
         let object = self.hold(&found)?;
         let result = entered.unpublish(&found);
@@ -139,8 +127,8 @@ impl<A: RegionAllocator> Arena<A> {
     /// ```
     pub fn find<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
         let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
-        let key = key(&attached.header, name)?;
-        let entered = self.enter(attached, &heap)?;
+        let key = Key::new(name, attached.header.segment_id())?;
+        let entered = super::directory::<A>(attached, &heap).enter()?;
         let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
         self.hold(&found)
     }
@@ -203,12 +191,12 @@ impl<A: RegionAllocator> Arena<A> {
     ) -> Result<ShmemArc<T>, DirectoryError> {
         let attached = self.conf.0.get().ok_or(DirectoryError::Forked)?;
         let words = &attached.region.header().directory;
-        let start = Directory::<A>::now();
+        let start = clock::now();
         loop {
-            let event = Directory::<A>::announce(words);
-            let left = timeout.saturating_sub(Directory::<A>::now().saturating_sub(start));
+            let event = directory::announce(words);
+            let left = timeout.saturating_sub(clock::now().saturating_sub(start));
             match self.find(name) {
-                Err(DirectoryError::NotFound) if !left.is_zero() => Directory::<A>::wait(words, event, left),
+                Err(DirectoryError::NotFound) if !left.is_zero() => directory::wait(words, event, left),
                 result => return result,
             }
         }
@@ -244,7 +232,7 @@ impl<A: RegionAllocator> Arena<A> {
         let block = heap.block(found.object)?;
         let len = block.extent.object_len().ok_or(damaged)?;
         typed::check::<T>(block.tag, len).map_err(DirectoryError::Mismatch)?;
-        let start = object_at(attached, block.payload(), len, align_of_tag::<T>())?;
+        let start = attached.region.object(block.payload(), len, typed::align::<T>())?;
         let place = Place { attached, heap, block: found.object };
         let is_first = shared::hold(&place)?.map_err(|_| damaged)?;
         // SAFETY: held just now; by tag and length it holds a `T`.
@@ -324,7 +312,7 @@ impl fmt::Debug for NameEntry {
 impl<A: RegionAllocator> Names<'_, A> {
     fn entry(&mut self) -> Result<Option<NameEntry>, DirectoryError> {
         let (attached, heap) = self.arena.parts().ok_or(DirectoryError::Forked)?;
-        let entered = self.arena.enter(attached, &heap)?;
+        let entered = super::directory::<A>(attached, &heap).enter()?;
         let Some((found, order)) = entered.next(self.after)? else { return Ok(None) };
         self.after = Some(order);
         let name = entered.name(&found)?;

@@ -11,10 +11,9 @@
 //! | shared, the dead among the holders | the same without it; free if nobody holds it and it has no name |
 //! | leaked by the dead | stays: its handle may be on its way |
 
-use super::{Arena, exports};
+use super::{Arena, directory, exports};
 use crate::allocator::RegionAllocator;
 use crate::attachment::Attached;
-use crate::directory::Directory;
 use crate::error::{ArenaError, HeapError};
 use crate::heap::{Block, Heap};
 use crate::membership::Slot;
@@ -53,21 +52,12 @@ impl<A: RegionAllocator> Arena<A> {
     /// work, and when it is done the others find nothing left.
     pub(super) fn reclaim(&self) -> Result<Reclaimed, ArenaError> {
         let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
-        let directory = Directory::<A>::new(&heap, &attached.region.header().directory, exports(attached));
-        let _entered = directory.enter()?;
-        let mut total = Reclaimed::default();
-        if attached.has_estate() {
-            let own = attached.slot().map_or(0, Slot::bit);
-            total = reclaim::<A>(attached, &heap, own)?;
-            attached.settle_estate();
-        }
-        if let Some(result) = attached.member().bury(|slots| reclaim::<A>(attached, &heap, slots)) {
-            let Reclaimed { objects, bytes, references } = result?;
-            total.objects = total.objects.saturating_add(objects);
-            total.bytes = total.bytes.saturating_add(bytes);
-            total.references = total.references.saturating_add(references);
-        }
-        Ok(total)
+        let _entered = directory::<A>(attached, &heap).enter()?;
+        // What the last tenant of the own slot left is given back with what the others did.
+        let inherited = if attached.has_estate() { attached.slot().map_or(0, Slot::bit) } else { 0 };
+        let reclaimed = attached.member().bury(inherited, |slots| reclaim::<A>(attached, &heap, slots))?;
+        attached.settle_estate();
+        Ok(reclaimed.unwrap_or_default())
     }
 
     /// All that was given back of the dead since the arena was made, by any process.

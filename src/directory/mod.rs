@@ -40,13 +40,13 @@ use crate::allocator::RegionAllocator;
 use crate::error::{DirectoryError, HeapError};
 use crate::exports::Exports;
 use crate::header::DirectoryWords;
-use crate::heap::{Heap, Request};
+use crate::heap::{Heap, Request, commit};
 use crate::lock::Acquired;
 use crate::object::{BlockState, Event, Refusal};
-use crate::sys::{clock, futex};
+use crate::sys::futex;
 use core::marker::PhantomData;
 use core::ops::ControlFlow;
-use core::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 use core::time::Duration;
 use table::{
     EMPTY, ENTRY_HASH, ENTRY_LEN, ENTRY_NAME, ENTRY_OBJECT, ENTRY_TAG, Place, REMOVED, TABLE_TAG, Table,
@@ -82,32 +82,27 @@ impl<'a, A: RegionAllocator> Directory<'a, A> {
 
     /// Locks the directory; finishes what a dead holder began.
     pub(crate) fn enter(self) -> Result<Entered<'a, A>, HeapError> {
-        let mut entered = self.lock_to_form()?;
+        let mut entered = self.lock_unchecked()?;
         entered.recover_if_dead()?;
         Ok(entered)
     }
 
-    /// Locks the directory without looking at it, for the one that formats the arena.
-    pub(crate) fn lock_to_form(self) -> Result<Entered<'a, A>, HeapError> {
+    /// Locks the directory without putting it right if its last holder died.
+    pub(crate) fn lock_unchecked(self) -> Result<Entered<'a, A>, HeapError> {
         let acquired = self.heap.take(&self.words.lock)?;
         Ok(Entered { directory: self, is_sound: acquired == Acquired::Clean })
     }
+}
 
-    /// Waits until a name has been published since `event`, or for a while.
-    pub(crate) fn wait(words: &DirectoryWords, event: u32, left: Duration) {
-        futex::wait(&words.event, event, left.min(SLICE));
-    }
+/// Announces that somebody is going to wait for a name; gives the event to wait with, after which to look once more.
+pub(crate) fn announce(words: &DirectoryWords) -> u32 {
+    words.waiters.store(1, Ordering::SeqCst);
+    words.event.load(Ordering::SeqCst)
+}
 
-    /// Announces that somebody is going to wait; gives the event to wait with, after which to look once more.
-    pub(crate) fn announce(words: &DirectoryWords) -> u32 {
-        words.waiters.store(1, Ordering::SeqCst);
-        words.event.load(Ordering::SeqCst)
-    }
-
-    /// Time by which deadlines are reckoned.
-    pub(crate) fn now() -> Duration {
-        clock::now()
-    }
+/// Waits until a name has been published since `event`, or for a while.
+pub(crate) fn wait(words: &DirectoryWords, event: u32, left: Duration) {
+    futex::wait(&words.event, event, left.min(SLICE));
 }
 
 impl<A> Drop for Entered<'_, A> {
@@ -133,7 +128,7 @@ impl<A: RegionAllocator> Entered<'_, A> {
     }
 
     /// Says that the directory is whole, for it has just been made.
-    pub(crate) const fn is_formed(&mut self) {
+    pub(crate) const fn mark_whole(&mut self) {
         self.is_sound = true;
     }
 
@@ -328,7 +323,7 @@ impl<A: RegionAllocator> Entered<'_, A> {
             (words.table.load(Ordering::Relaxed) & !TABLE_MASK).wrapping_add(TABLE_MASK.wrapping_add(1));
         self.intend(0, [block, old_block]);
         self.change(block, Event::Intern(heap.own_slot()?))?;
-        set(&words.table, block | version);
+        commit(&words.table, block | version);
         words.names.store(names, Ordering::Relaxed);
         words.occupied.store(names, Ordering::Relaxed);
         if old_block == 0 {
@@ -363,9 +358,9 @@ impl<A: RegionAllocator> Entered<'_, A> {
     /// Says what is about to be changed, or that it has been.
     fn intend(&self, object: u64, [first, second]: [u64; 2]) {
         let DirectoryWords { intent_object, intent_blocks: [one, other], .. } = self.directory.words;
-        set(one, first);
-        set(other, second);
-        set(intent_object, object);
+        commit(one, first);
+        commit(other, second);
+        commit(intent_object, object);
     }
 
     /// Finishes what the last holder was doing when it died.
@@ -399,7 +394,10 @@ impl<A: RegionAllocator> Entered<'_, A> {
             // One that is exclusive still, or again, is given back with all that the dead held.
             if block != 0 && !used && BlockState::from_bits(heap.load(block)?) == BlockState::INTERNAL {
                 self.change(block, Event::Extern(heap.own_slot()?))?;
-                intent_blocks.iter().filter(|intent| intent.load(Ordering::Relaxed) == block).for_each(clear);
+                intent_blocks
+                    .iter()
+                    .filter(|intent| intent.load(Ordering::Relaxed) == block)
+                    .for_each(|intent| commit(intent, 0));
                 heap.free_or_defer(block, A::free)?;
             }
         }
@@ -419,38 +417,19 @@ impl<A: RegionAllocator> Entered<'_, A> {
         }
         // Nobody holds it, and nobody can find it: it becomes ours, to be freed. The destructor died with the dead.
         let own = BlockState::exclusive(heap.own_slot()?);
-        set(heap.word(object)?, own.bits());
+        commit(heap.word(object)?, own.bits());
         exports.clear(object);
-        set(&words.intent_object, 0);
+        commit(&words.intent_object, 0);
         heap.free_or_defer(object, A::free)
     }
 }
 
-/// A store that stays between what is written before and after it.
-fn set(word: &AtomicU64, value: u64) {
-    compiler_fence(Ordering::SeqCst);
-    word.store(value, Ordering::Release);
-    compiler_fence(Ordering::SeqCst);
-}
-
-fn clear(word: &AtomicU64) {
-    set(word, 0);
-}
-
 /// Finds a pinned name without the lock and without writing anything; gives the offset of its object's block.
 pub(crate) fn find_pinned(
-    words: &[AtomicU64],
+    read: &impl Fn(u64) -> Result<u64, HeapError>,
     table: &AtomicU64,
     key: &Key,
 ) -> Result<Option<u64>, HeapError> {
-    let read = |offset: u64| {
-        let word = usize::try_from(offset / 8).ok().and_then(|index| words.get(index));
-        let word = word.filter(|_| offset % 8 == 0).ok_or(HeapError::Damaged { at: offset })?;
-        // From a read-only mapping only a relaxed load is sure to be a mere read.
-        let value = word.load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
-        Ok(value)
-    };
     // The table may be replaced, and its block used for something else, while it is read.
     for _ in 0..RETRIES {
         let word = table.load(Ordering::Relaxed);
@@ -458,7 +437,7 @@ pub(crate) fn find_pinned(
         if word & TABLE_MASK == 0 {
             return Ok(None);
         }
-        let found = Table::read(&read, word & TABLE_MASK).and_then(|table| table.find(&read, key, true));
+        let found = Table::read(read, word & TABLE_MASK).and_then(|table| table.find(read, key, true));
         fence(Ordering::Acquire);
         if table.load(Ordering::Relaxed) == word {
             return found.map(|found| found.map(|found| found.object));

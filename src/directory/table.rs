@@ -15,7 +15,8 @@
 //! a given hash is found in any table. That is what the iterator relies on while the table is replaced.
 
 use crate::error::{DirectoryError, HeapError};
-use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE};
+use crate::header::SegmentId;
+use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, TAG_OFFSET};
 
 /// Longest name, in bytes.
 pub(super) const MAX_NAME: usize = 255;
@@ -50,8 +51,8 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// Of a name, in a segment whose seed keeps others from choosing names that collide.
-    pub(crate) fn new(name: &str, seed: u64) -> Result<Self, DirectoryError> {
+    /// Of a name, in the segment `id`, which keeps others from choosing names that collide.
+    pub(crate) fn new(name: &str, id: SegmentId) -> Result<Self, DirectoryError> {
         let len = name.len();
         if len == 0 {
             return Err(DirectoryError::Empty);
@@ -60,7 +61,7 @@ impl Key {
             return Err(DirectoryError::TooLong { len });
         }
         let mut words = [0; NAME_WORDS];
-        let mut hash = fold(seed ^ len as u64);
+        let mut hash = fold(id.low_bits() ^ len as u64);
         for (word, chunk) in words.iter_mut().zip(name.as_bytes().chunks(8)) {
             let mut bytes = [0; 8];
             bytes.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
@@ -169,8 +170,8 @@ impl Table {
             return Err(damaged);
         }
         let state = BlockState::from_bits(read(offset)?);
-        let tag = read(offset.wrapping_add(8))?;
-        let extent = Extent::from_bits(read(offset.wrapping_add(16))?);
+        let tag = read(offset.wrapping_add(TAG_OFFSET))?;
+        let extent = Extent::from_bits(read(offset.wrapping_add(EXTENT_OFFSET))?);
         let log = read(offset.wrapping_add(BLOCK_HEADER_LEN))?;
         let log = u32::try_from(log).ok().filter(|log| (1..=40).contains(log)).ok_or(damaged)?;
         let fits = extent.object_len().is_some_and(|len| len >= Self::object_len(log));

@@ -1,6 +1,7 @@
 use super::*;
 use crate::allocator::Tlsf;
 use crate::error::AllocError;
+use crate::header::SegmentId;
 use crate::heap::{PlainHeap, Usage};
 use crate::membership::Slot;
 use crate::object::{Kind, Next};
@@ -122,7 +123,7 @@ impl World {
 }
 
 fn key(name: &str) -> Key {
-    Key::new(name, 7).unwrap()
+    Key::new(name, SegmentId::NIL).unwrap()
 }
 
 #[test]
@@ -173,8 +174,8 @@ fn names_of_all_lengths_are_told_apart() {
         world.publish(0, name, world.object(0)).unwrap();
     }
     assert_eq!(world.names(0).into_keys().collect::<BTreeSet<_>>(), names);
-    assert!(matches!(Key::new("", 7), Err(DirectoryError::Empty)));
-    assert!(matches!(Key::new(&"x".repeat(256), 7), Err(DirectoryError::TooLong { len: 256 })));
+    assert!(matches!(Key::new("", SegmentId::NIL), Err(DirectoryError::Empty)));
+    assert!(matches!(Key::new(&"x".repeat(256), SegmentId::NIL), Err(DirectoryError::TooLong { len: 256 })));
 }
 
 #[test]
@@ -370,6 +371,6 @@ fn damaged_words_are_errors() {
         });
         let _: Result<_, DirectoryError> = world.unpublish(1, "1");
         let table = &world.words.table;
-        let _: Result<_, HeapError> = find_pinned(&world.heap, table, &key("2"));
+        let _: Result<_, HeapError> = find_pinned(&|offset| world.heap(1).load(offset), table, &key("2"));
     }
 }

@@ -1,14 +1,11 @@
 //! Errors of arenas
 
-use super::Errno;
+use super::{Errno, FORKED};
 use crate::allocator_id::AllocatorId;
 use crate::shareable::TagMismatch;
 use core::error::Error;
 use core::fmt;
 
-/// Said of every handle of the parent process.
-const FORKED: &str =
-    "the handle belongs to the parent process from before fork; open the segment in this process";
 const BUSY: &str = "another process held the arena's lock until the timeout; look for one that is stopped";
 const NOT_RECOVERABLE: &str =
     "a process died in the arena and what it left could not be put right; unlink the segment";
@@ -162,18 +159,6 @@ impl Error for ArenaError {
     }
 }
 
-impl From<HeapError> for ArenaError {
-    fn from(error: HeapError) -> Self {
-        match error {
-            HeapError::OutOfMemory => Self::NoSpace { asked: 0 },
-            HeapError::TooSmall { len, needed } => Self::TooSmall { len, needed },
-            HeapError::Busy => Self::Busy,
-            HeapError::NotRecoverable => Self::NotRecoverable,
-            HeapError::Damaged { at } => Self::Damaged { at },
-        }
-    }
-}
-
 /// Why an object could not be allocated. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -245,20 +230,6 @@ impl fmt::Display for AllocError {
 }
 
 impl Error for AllocError {}
-
-impl From<HeapError> for AllocError {
-    fn from(error: HeapError) -> Self {
-        match error {
-            // The arena knows how much was asked for, and says so itself.
-            HeapError::OutOfMemory | HeapError::TooSmall { .. } => {
-                Self::OutOfMemory { asked: 0, free: 0, largest_free: 0 }
-            }
-            HeapError::Busy => Self::Busy,
-            HeapError::NotRecoverable => Self::NotRecoverable,
-            HeapError::Damaged { at } => Self::Damaged { at },
-        }
-    }
-}
 
 /// A value that could not be moved into an arena, and why.
 ///
@@ -365,18 +336,6 @@ impl fmt::Display for HandleError {
 
 impl Error for HandleError {}
 
-impl From<HeapError> for HandleError {
-    fn from(error: HeapError) -> Self {
-        match error {
-            HeapError::Busy => Self::Busy,
-            HeapError::NotRecoverable => Self::NotRecoverable,
-            HeapError::Damaged { at } => Self::Damaged { at },
-            // Claiming needs no memory.
-            HeapError::OutOfMemory | HeapError::TooSmall { .. } => Self::Damaged { at: 0 },
-        }
-    }
-}
-
 /// Why a name could not be published or found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -463,13 +422,38 @@ impl<T> From<Rejected<T>> for DirectoryError {
     }
 }
 
-impl From<HeapError> for DirectoryError {
-    fn from(error: HeapError) -> Self {
-        match error {
-            HeapError::OutOfMemory | HeapError::TooSmall { .. } => Self::Alloc(error.into()),
-            HeapError::Busy => Self::Busy,
-            HeapError::NotRecoverable => Self::NotRecoverable,
-            HeapError::Damaged { at } => Self::Damaged { at },
-        }
+/// What an allocator says, as the error of an operation: the same in other words, but for want of memory.
+macro_rules! from_heap_error {
+    ($($error:ty { $($pattern:pat => $own:expr,)* })*) => {
+        $(impl From<HeapError> for $error {
+            fn from(error: HeapError) -> Self {
+                match error {
+                    $($pattern => $own,)*
+                    HeapError::Busy => Self::Busy,
+                    HeapError::NotRecoverable => Self::NotRecoverable,
+                    HeapError::Damaged { at } => Self::Damaged { at },
+                }
+            }
+        })*
+    };
+}
+
+from_heap_error! {
+    ArenaError {
+        HeapError::OutOfMemory => Self::NoSpace { asked: 0 },
+        HeapError::TooSmall { len, needed } => Self::TooSmall { len, needed },
+    }
+    AllocError {
+        // The arena knows how much was asked for, and says so itself.
+        HeapError::OutOfMemory | HeapError::TooSmall { .. } => {
+            Self::OutOfMemory { asked: 0, free: 0, largest_free: 0 }
+        },
+    }
+    HandleError {
+        // Claiming needs no memory.
+        HeapError::OutOfMemory | HeapError::TooSmall { .. } => Self::Damaged { at: 0 },
+    }
+    DirectoryError {
+        error @ (HeapError::OutOfMemory | HeapError::TooSmall { .. }) => Self::Alloc(error.into()),
     }
 }

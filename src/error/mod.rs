@@ -15,6 +15,10 @@ use core::fmt;
 
 pub use rustix::io::Errno;
 
+/// Said of every handle of the parent process.
+const FORKED: &str =
+    "the handle belongs to the parent process from before fork; open the segment in this process";
+
 /// Why a segment could not be created, attached or unlinked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -493,9 +497,7 @@ impl fmt::Display for BoxError {
             Self::ReadOnly => {
                 f.write_str("the segment is attached read-only; use read_ref, or attach to write")
             }
-            Self::Forked => f.write_str(
-                "the handle belongs to the parent process from before fork; open the segment in this process",
-            ),
+            Self::Forked => f.write_str(FORKED),
         }
     }
 }
@@ -505,9 +507,7 @@ impl fmt::Display for OwnError {
         f.write_str(match self {
             Self::ReadOnly => "the segment is attached read-only; attach to write in order to own it",
             Self::Retired => "the segment's name is gone already; create a new one to own it",
-            Self::Forked => {
-                "the handle belongs to the parent process from before fork; open the segment in this process"
-            }
+            Self::Forked => FORKED,
             Self::Damaged => "the segment's header is damaged; remove the file and create the segment again",
         })
     }

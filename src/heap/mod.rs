@@ -72,7 +72,8 @@ impl HeapControl {
     }
 }
 
-fn commit(word: &AtomicU64, value: u64) {
+/// A store that stays between what is written before and after it.
+pub(crate) fn commit(word: &AtomicU64, value: u64) {
     // SYNC: Release here; whoever loads with Acquire sees all that was written before. The fences keep the compiler
     // from moving later stores before this one, which Release alone allows.
     compiler_fence(Ordering::SeqCst);
@@ -146,6 +147,15 @@ impl<'a> Heap<'a> {
     #[must_use]
     pub const fn capacity(&self) -> u64 {
         (self.words.len() as u64).saturating_mul(WORD)
+    }
+
+    /// Checks that the heap may grow to `len` bytes.
+    ///
+    /// # Errors
+    /// [`HeapError::TooSmall`] if that is beyond its [capacity](Self::capacity).
+    pub const fn check_growth(&self, len: u64) -> Result<(), HeapError> {
+        let capacity = self.capacity();
+        if len > capacity { Err(HeapError::TooSmall { len: capacity, needed: len }) } else { Ok(()) }
     }
 
     /// Memory of this process alone, zero at first, [`PRIVATE_WORDS`](crate::RegionAllocator::PRIVATE_WORDS)
@@ -262,18 +272,13 @@ impl<'a> Heap<'a> {
         &'h self,
         recover: impl FnOnce(&HeapGuard<'h, 'a>) -> Result<(), HeapError>,
     ) -> Result<HeapGuard<'h, 'a>, HeapError> {
-        match self.control.lock.lock(self.me, self.roll, self.patience) {
-            Ok(Acquired::Clean) => Ok(HeapGuard { heap: self, is_sound: true }),
-            Ok(Acquired::OwnerDied) => {
-                let mut guard = HeapGuard { heap: self, is_sound: false };
-                recover(&guard)?;
-                guard.is_sound = true;
-                Ok(guard)
-            }
-            Err(LockError::Busy) => Err(HeapError::Busy),
-            Err(LockError::NotRecoverable) => Err(HeapError::NotRecoverable),
-            Err(LockError::Damaged) => Err(HeapError::Damaged { at: 0 }),
+        let acquired = self.take(&self.control.lock)?;
+        let mut guard = HeapGuard { heap: self, is_sound: acquired == Acquired::Clean };
+        if !guard.is_sound {
+            recover(&guard)?;
+            guard.is_sound = true;
         }
+        Ok(guard)
     }
 
     /// Takes the heap's lock if that can be done at once.
@@ -299,7 +304,8 @@ impl<'a> Heap<'a> {
         self.me.slot().ok_or(HeapError::Damaged { at: 0 })
     }
 
-    /// Takes another lock of the segment, on the same terms as the heap's.
+    /// Takes a lock of the segment, the heap's or another one.
+    #[inline]
     pub(crate) fn take(&self, lock: &RawLock) -> Result<Acquired, HeapError> {
         lock.lock(self.me, self.roll, self.patience).map_err(|error| match error {
             LockError::Busy => HeapError::Busy,

@@ -16,6 +16,16 @@
 #![allow(dead_code)]
 
 pub mod arena;
+/// Makes a test with each allocator of functions that are generic over it.
+#[allow(unused_macros)]
+macro_rules! with_each_allocator {
+    ($($test:ident,)*) => {
+        mod tlsf { $(#[test] fn $test() { super::$test::<super::Tlsf>(); })* }
+        mod slab { $(#[test] fn $test() { super::$test::<super::Slab>(); })* }
+        mod bump { $(#[test] fn $test() { super::$test::<super::Bump>(); })* }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 pub mod worker;

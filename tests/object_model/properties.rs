@@ -1,21 +1,9 @@
 //! What must hold in every state that the protocol can reach, and what must be possible from there.
 
 use crate::object::{BlockState, Kind};
+use crate::property::Property;
 use crate::protocol::{BARE, Choice, Mistake, Protocol, may_go};
 use crate::world::{At, ENTRY, Fault, Lock, OBJECT, PROCESSES, Process, Tenancy, World, home, slot};
-
-/// Something that must hold in every state.
-#[derive(Clone, Copy)]
-pub struct Property {
-    pub name: &'static str,
-    pub holds: fn(&Protocol, &World) -> bool,
-}
-
-impl Property {
-    const fn new(name: &'static str, holds: fn(&Protocol, &World) -> bool) -> Self {
-        Self { name, holds }
-    }
-}
 
 /// What must not have happened, and what must be so.
 pub const SAFETY: [Property; 11] = [

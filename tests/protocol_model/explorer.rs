@@ -8,7 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use crate::properties::{PROGRESS, Property, SAFETY};
+use crate::properties::{PROGRESS, SAFETY};
+use crate::property::Property;
 use crate::protocol::{Choice, Protocol};
 use crate::world::{At, World};
 

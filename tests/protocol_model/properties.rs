@@ -1,21 +1,9 @@
 //! What must hold in every state that the protocol can reach, and what must be possible from there.
 
 use crate::membership::{OrphanPolicy, Phase, Slot, UnlinkPolicy};
+use crate::property::Property;
 use crate::protocol::{Choice, Protocol};
 use crate::world::{At, Fault, Inode, PROCESSES, SLOTS, Tenancy, World};
-
-/// Something that must hold in every state.
-#[derive(Clone, Copy)]
-pub struct Property {
-    pub name: &'static str,
-    pub holds: fn(&Protocol, &World) -> bool,
-}
-
-impl Property {
-    const fn new(name: &'static str, holds: fn(&Protocol, &World) -> bool) -> Self {
-        Self { name, holds }
-    }
-}
 
 /// What must not have happened.
 pub const SAFETY: [Property; 8] = [

@@ -64,7 +64,7 @@ use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
 use crate::heap::{Block, Heap, Request, Usage, Visit};
-use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
+use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, MIN_BLOCK_LEN};
 use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
 
@@ -74,8 +74,6 @@ const FRONTIER: u64 = 0;
 const HIGH_WATER: u64 = 8;
 /// Offset of the first block.
 const FIRST: u64 = 24;
-/// Offset of the extent in a block.
-const EXTENT: u64 = 16;
 
 /// In the own bits of an extent.
 const SLOT: u64 = 0x3f;
@@ -206,7 +204,7 @@ fn claim(heap: &Heap<'_>, request: &Request) -> Result<(u64, u64, Extent), HeapE
         if room < MIN_BLOCK_LEN {
             return Err(HeapError::OutOfMemory);
         }
-        let found = Extent::from_bits(heap.load(at.wrapping_add(EXTENT))?);
+        let found = Extent::from_bits(heap.load(at.wrapping_add(EXTENT_OFFSET))?);
         let unclaimed = frontier.unclaimed_colour();
         if unclaimed.is_some_and(|colour| found.own() & COLOUR != colour) {
             frontier.advance(heap, found)?;
@@ -224,7 +222,7 @@ fn claim(heap: &Heap<'_>, request: &Request) -> Result<(u64, u64, Extent), HeapE
         let whole = if gap == 0 { request.extent(len) } else { Some(Extent::new(total, 0)) };
         let whole = whole.ok_or(HeapError::OutOfMemory)?.with_own(colour ^ COLOUR | RAW | heap.slot());
         // SYNC: Release here, Acquire in `load`s of the extent.
-        let claimed = heap.word(at.wrapping_add(EXTENT))?.compare_exchange(
+        let claimed = heap.word(at.wrapping_add(EXTENT_OFFSET))?.compare_exchange(
             found.bits(),
             whole.bits(),
             Ordering::AcqRel,
@@ -248,7 +246,7 @@ fn blocks(
     let mut at = FIRST;
     while at < frontier {
         // Before the state: if this one is not RAW, the state word was written before it is read.
-        let first = Extent::from_bits(heap.load(at.wrapping_add(EXTENT))?);
+        let first = Extent::from_bits(heap.load(at.wrapping_add(EXTENT_OFFSET))?);
         let block = heap.block(at)?;
         // Forward by `MIN_BLOCK_LEN` or more each time, so this comes to an end.
         let end = block.end().filter(|end| *end <= frontier).ok_or(HeapError::Damaged { at })?;
@@ -342,7 +340,7 @@ unsafe impl RegionAllocator for Bump {
         // by one that died before the frontier moved.
         let frontier = Frontier::load(heap)?;
         if let Some(colour) = frontier.unclaimed_colour() {
-            let found = Extent::from_bits(heap.load(frontier.offset().wrapping_add(EXTENT))?);
+            let found = Extent::from_bits(heap.load(frontier.offset().wrapping_add(EXTENT_OFFSET))?);
             if found.own() & COLOUR != colour {
                 frontier.advance(heap, found)?;
             }
@@ -413,9 +411,7 @@ unsafe impl RegionAllocator for Bump {
     }
 
     fn grow(heap: &Heap<'_>, len: u64) -> Result<(), HeapError> {
-        if len > heap.capacity() {
-            return Err(HeapError::TooSmall { len: heap.capacity(), needed: len });
-        }
+        heap.check_growth(len)?;
         // Of two that grow it at once, neither makes it shorter again. The lock protects nothing else, so one who
         // dies with it leaves nothing to put right.
         let guard = heap.lock(|_| Ok(()))?;

@@ -257,7 +257,7 @@ fn who_is_late_changes_nothing() {
         Bump::format(&heap).unwrap();
         for align in [16, 2048, 64] {
             let start = Frontier::load(&heap).unwrap();
-            let extent = heap.word(start.offset() + EXTENT).unwrap();
+            let extent = heap.word(start.offset() + EXTENT_OFFSET).unwrap();
             let found = Extent::from_bits(extent.load(Ordering::Relaxed));
             let looked = start.looked(found);
             Bump::allocate(&heap, &plain.request(8, align, 0)).unwrap();

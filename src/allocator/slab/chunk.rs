@@ -17,14 +17,12 @@ use super::page::{EDGE, Pages, ROVERS};
 use crate::error::HeapError;
 use crate::heap::{Heap, Request};
 use crate::membership::Slot;
-use crate::object::{BlockState, Extent};
+use crate::object::{BlockState, EXTENT_OFFSET, Extent};
 use core::sync::atomic::Ordering;
 
 const CLASS_SHIFT: u32 = 56;
 /// All bitmap words of a chunk, in its summary.
 const ALL_WORDS: u64 = u32::MAX as u64;
-/// Offset of the extent in a block header.
-const EXTENT: u64 = 16;
 /// Places that are looked at before a new chunk is made. The search goes on from there next time, so in one round
 /// through a heap of `n` places at most `1 + n / LOOK` chunks are made that a full search would have spared.
 const LOOK: u64 = 256;
@@ -144,7 +142,7 @@ impl<'h, 'a> Chunk<'h, 'a> {
         for cell in 0..self.cells() {
             let offset = self.offset(cell);
             heap.store(offset, BlockState::FREE.bits())?;
-            heap.store(offset.wrapping_add(EXTENT), extent)?;
+            heap.store(offset.wrapping_add(EXTENT_OFFSET), extent)?;
         }
         for word in 0..self.pages.layout.bitmap_words() {
             let mask = if word == 0 { 0 } else { self.full_mask(word) };
@@ -257,7 +255,7 @@ pub(super) fn take(
     if state.compare_exchange(free, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
         return Ok(false);
     }
-    heap.store(offset.wrapping_add(EXTENT), extent.bits())?;
+    heap.store(offset.wrapping_add(EXTENT_OFFSET), extent.bits())?;
     heap.hand_out(offset, request)?;
     Ok(true)
 }

@@ -253,9 +253,7 @@ unsafe impl RegionAllocator for Slab {
     }
 
     fn grow(heap: &Heap<'_>, len: u64) -> Result<(), HeapError> {
-        if len > heap.capacity() {
-            return Err(HeapError::TooSmall { len: heap.capacity(), needed: len });
-        }
+        heap.check_growth(len)?;
         let locked = Locked::lock(heap)?;
         // All pages of the capacity are in the table, and those beyond the length are free.
         if heap.len() < len {

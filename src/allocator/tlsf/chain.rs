@@ -4,12 +4,10 @@
 //! to the end mark, at least 32 bytes at a step.
 
 use super::lists::{Class, Lists};
-use super::{
-    AFTER_FREE, END_MARK, EXTENT, FOOTER_LEN, HIGH_WATER, MAX_HEAP, USED, block_at, damaged, enlist,
-};
+use super::{AFTER_FREE, END_MARK, FOOTER_LEN, HIGH_WATER, MAX_HEAP, USED, block_at, damaged, enlist};
 use crate::error::HeapError;
 use crate::heap::{Block, Heap, HeapGuard, Usage};
-use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
+use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, MIN_BLOCK_LEN};
 
 /// Where the first block begins.
 pub(super) const fn first(heap: &Heap<'_>) -> u64 {
@@ -94,12 +92,12 @@ pub(super) fn mend(
         }
         let own = end_run(heap, run.take(), block.offset)?;
         if block.extent.own() != own {
-            heap.store(block.offset.wrapping_add(EXTENT), block.extent.with_own(own).bits())?;
+            heap.store(block.offset.wrapping_add(EXTENT_OFFSET), block.extent.with_own(own).bits())?;
         }
         used = used.wrapping_add(block.extent.len());
     }
     let own = end_run(heap, run, chain.at)?;
-    heap.store(chain.at.wrapping_add(EXTENT), Extent::new(0, 0).with_own(own).bits())?;
+    heap.store(chain.at.wrapping_add(EXTENT_OFFSET), Extent::new(0, 0).with_own(own).bits())?;
     heap.store(USED, used)?;
     let high_water = heap.load(HIGH_WATER)?.min(heap.capacity());
     heap.store(HIGH_WATER, high_water.max(used))?;
@@ -141,7 +139,7 @@ pub(super) fn check(heap: &Heap<'_>) -> Result<(), HeapError> {
         }
     }
     let mark = Extent::new(0, 0).with_own(own);
-    if heap.load(chain.at.wrapping_add(EXTENT))? != mark.bits() || chain.at > end_mark(heap.len()) {
+    if heap.load(chain.at.wrapping_add(EXTENT_OFFSET))? != mark.bits() || chain.at > end_mark(heap.len()) {
         return Err(damaged(chain.at));
     }
     if Lists(heap).check()? != free_blocks {

@@ -7,7 +7,7 @@
 use super::{LEAST_FIRST, MAX_HEAP, damaged, free_block_at};
 use crate::error::HeapError;
 use crate::heap::{Block, Heap};
-use crate::object::GRANULE;
+use crate::object::{GRANULE, TAG_OFFSET};
 
 /// Lists for each doubling of the size.
 const PER_DOUBLING: u64 = 16;
@@ -22,8 +22,6 @@ const BITMAP_LEN: u64 = 8;
 /// Length of a group: its bitmap, and two heads a word.
 const GROUP_LEN: u64 = BITMAP_LEN + GROUP_LISTS / 2 * 8;
 
-/// Offset of the links in a block header.
-const LINKS: u64 = 8;
 /// A head or a link.
 pub(super) const LINK_MASK: u64 = u32::MAX as u64;
 const PREVIOUS_SHIFT: u32 = 32;
@@ -137,7 +135,7 @@ const fn link_to(offset: u64) -> u64 {
 /// Offset of the links of the block that a link leads to.
 #[inline(always)]
 const fn links_of(link: u64) -> u64 {
-    offset_of(link).wrapping_add(LINKS)
+    offset_of(link).wrapping_add(TAG_OFFSET)
 }
 
 /// The free lists of a heap.
@@ -231,7 +229,7 @@ impl Lists<'_, '_> {
         let heads = self.0.load(at)?;
         let next = heads >> shift & LINK_MASK;
         let me = link_to(offset);
-        self.0.store(offset.wrapping_add(LINKS), next)?;
+        self.0.store(offset.wrapping_add(TAG_OFFSET), next)?;
         if next == 0 {
             let bitmap = bitmap_at(class.group());
             let bits = self.0.load(bitmap)?;
@@ -249,7 +247,7 @@ impl Lists<'_, '_> {
     #[inline(always)]
     pub(super) fn remove(self, offset: u64, len: u64) -> Result<(), HeapError> {
         let me = link_to(offset);
-        let links = self.0.load(offset.wrapping_add(LINKS))?;
+        let links = self.0.load(offset.wrapping_add(TAG_OFFSET))?;
         let (next, previous) = (links & LINK_MASK, links >> PREVIOUS_SHIFT);
         if next != 0 {
             self.put_previous(next, me, previous)?;

@@ -86,7 +86,7 @@ use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
 use crate::heap::{Block, Heap, HeapGuard, Request, Usage, Visit};
-use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
+use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, MIN_BLOCK_LEN};
 use chain::Chain;
 use core::ops::ControlFlow;
 use lists::{Class, LINK_MASK, Lists, SEARCH};
@@ -96,8 +96,6 @@ const USED: u64 = 8;
 /// Most bytes that were in use at once.
 const HIGH_WATER: u64 = 16;
 
-/// Offset of the extent in a block header.
-const EXTENT: u64 = 16;
 /// Length of a footer.
 const FOOTER_LEN: u64 = 8;
 /// Own bits of an extent: the block before is free.
@@ -199,9 +197,7 @@ unsafe impl RegionAllocator for Tlsf {
     }
 
     fn grow(heap: &Heap<'_>, len: u64) -> Result<(), HeapError> {
-        if len > heap.capacity() {
-            return Err(HeapError::TooSmall { len: heap.capacity(), needed: len });
-        }
+        heap.check_growth(len)?;
         let guard = heap.lock(|guard| recover(heap, guard))?;
         if len <= heap.len() {
             return Ok(());
@@ -209,7 +205,7 @@ unsafe impl RegionAllocator for Tlsf {
         let old = chain::find_end_mark(heap)?;
         let new = chain::end_mark(len);
         if new.saturating_sub(old) >= MIN_BLOCK_LEN {
-            let extent = Extent::from_bits(heap.load(old.wrapping_add(EXTENT))?);
+            let extent = Extent::from_bits(heap.load(old.wrapping_add(EXTENT_OFFSET))?);
             let before = free_before(heap, old, extent)?;
             put_header(heap, new, END_MARK, Extent::new(0, 0).with_own(AFTER_FREE))?;
             heap.commit_extent(old, Extent::new(new.wrapping_sub(old), 0))?;
@@ -270,13 +266,13 @@ fn free_before(heap: &Heap<'_>, offset: u64, extent: Extent) -> Result<Option<Bl
 #[inline(always)]
 fn put_header(heap: &Heap<'_>, offset: u64, state: BlockState, extent: Extent) -> Result<(), HeapError> {
     heap.store(offset, state.bits())?;
-    heap.store(offset.wrapping_add(EXTENT), extent.bits())
+    heap.store(offset.wrapping_add(EXTENT_OFFSET), extent.bits())
 }
 
 /// Says in a header whether the block before it is free.
 #[inline(always)]
 fn put_after_free(heap: &Heap<'_>, offset: u64, own: u64) -> Result<(), HeapError> {
-    let at = offset.wrapping_add(EXTENT);
+    let at = offset.wrapping_add(EXTENT_OFFSET);
     let extent = Extent::from_bits(heap.load(at)?);
     heap.store(at, extent.with_own(own).bits())
 }
