@@ -22,6 +22,8 @@ extern crate alloc;
 extern crate std;
 
 // In layers: a module uses only those above it.
+#[cfg(planted)]
+pub mod planted;
 mod membership;
 mod shareable;
 mod object;

@@ -19,7 +19,7 @@ fn declared(file: &Path, prefix: &str) -> Vec<Module> {
         directory.push(stem);
     }
     for line in fs::read_to_string(file).unwrap().lines() {
-        let line = line.trim_start_matches("pub(crate) ");
+        let line = line.trim_start_matches("pub(crate) ").trim_start_matches("pub ");
         let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) else { continue };
         let (flat, nested) = (directory.join(format!("{name}.rs")), directory.join(name).join("mod.rs"));
         let full_name = format!("{prefix}{name}");

@@ -16,6 +16,7 @@
 #![allow(dead_code)]
 
 pub mod arena;
+pub mod campaign;
 /// Makes a test with each allocator of functions that are generic over it.
 #[allow(unused_macros)]
 macro_rules! with_each_allocator {
