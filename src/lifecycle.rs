@@ -28,6 +28,8 @@
 use crate::header::{Counter, SharedHeader};
 use crate::membership::{Event, Membership, Phase, Refusal, Slot, Step, UnlinkPolicy};
 use crate::name::Name;
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use crate::sys::shm::{self, Inode};
 use crate::tenancy::Tenancy;
 use rustix::io::Errno;
@@ -236,6 +238,12 @@ impl Member<'_> {
         let claimed: u64 = Slot::all().filter(claim).map(Slot::bit).fold(0, |bits, bit| bits | bit);
         if claimed | inherited == 0 {
             return Ok(None);
+        }
+        #[cfg(planted)]
+        if is_planted(Mistake::SlotBeforeObjects) {
+            Slot::all()
+                .filter(|slot| claimed & slot.bit() != 0)
+                .for_each(|slot| self.free_tenancy(slot, false));
         }
         // Killed from here on: they are ours, who have no bit in them, and so deceased again by the next sweep.
         let result = reclaim(claimed | inherited);

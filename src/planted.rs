@@ -6,7 +6,7 @@
 //!
 //! A process that is forked has the mistake of its parent.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Mistake {
     ReleaseInTwoSteps,
     /// A sweep gives the slot of the dead back before their objects.
     SlotBeforeObjects,
-    /// A commit does not keep later stores behind it.
+    /// A commit is a store like any other, which may be moved before those that stand in front of it.
     CommitWithoutFence,
 }
 
@@ -37,4 +37,61 @@ pub fn plant(mistake: Mistake) {
 /// Whether this is the mistake to be made.
 pub(crate) fn is_planted(mistake: Mistake) -> bool {
     PLANTED.load(Ordering::Relaxed) == mistake as u32
+}
+
+/// Stores that a commit without a fence may be moved before: those since the last access that keeps the order.
+///
+/// The compiler of today does not make use of that, so here it is done by hand. Serves processes of one thread.
+#[derive(Debug)]
+pub(crate) struct Late {
+    places: [AtomicUsize; Self::MOST],
+    values: [AtomicU64; Self::MOST],
+    count: AtomicUsize,
+}
+
+pub(crate) static LATE: Late = Late {
+    places: [const { AtomicUsize::new(0) }; Late::MOST],
+    values: [const { AtomicU64::new(0) }; Late::MOST],
+    count: AtomicUsize::new(0),
+};
+
+impl Late {
+    const MOST: usize = 16;
+
+    /// Puts a store off; gives whether that was possible.
+    pub(crate) fn put_off(&self, word: &AtomicU64, value: u64) -> bool {
+        if !is_planted(Mistake::CommitWithoutFence) {
+            return false;
+        }
+        if self.count.load(Ordering::Relaxed) == Self::MOST {
+            self.catch_up(|place, value| place.store(value, Ordering::Relaxed));
+        }
+        let index = self.count.fetch_add(1, Ordering::Relaxed);
+        let (Some(place), Some(late)) = (self.places.get(index), self.values.get(index)) else {
+            return false;
+        };
+        place.store(core::ptr::from_ref(word) as usize, Ordering::Relaxed);
+        late.store(value, Ordering::Relaxed);
+        true
+    }
+
+    /// What has been put off for this word.
+    pub(crate) fn value(&self, word: &AtomicU64) -> Option<u64> {
+        let count = self.count.load(Ordering::Relaxed);
+        let places = self.places.iter().zip(&self.values).take(count);
+        let is_here =
+            |place: &AtomicUsize| place.load(Ordering::Relaxed) == core::ptr::from_ref(word) as usize;
+        places.filter(|(place, _)| is_here(place)).last().map(|(_, value)| value.load(Ordering::Relaxed))
+    }
+
+    /// Makes all stores that have been put off.
+    #[allow(unsafe_code)]
+    pub(crate) fn catch_up(&self, store: impl Fn(&AtomicU64, u64)) {
+        let count = self.count.swap(0, Ordering::Relaxed);
+        for (place, value) in self.places.iter().zip(&self.values).take(count) {
+            let place = place.load(Ordering::Relaxed) as *const AtomicU64;
+            // SAFETY: a word of the heap, mapped as long as the operation goes on that has put its store off.
+            store(unsafe { &*place }, value.load(Ordering::Relaxed));
+        }
+    }
 }

@@ -26,6 +26,8 @@ use crate::attachment::{Attached, Attachment};
 use crate::boxed::{Place, ShmemBox};
 use crate::error::HeapError;
 use crate::object::{BlockState, Event, Kind, Refusal};
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use crate::segment::ShmemConf;
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -231,6 +233,16 @@ impl<T: ?Sized> ShmemArc<T> {
                 continue;
             }
             let slot = place.heap.own_slot().ok()?;
+            #[cfg(planted)]
+            if is_planted(Mistake::ReleaseInTwoSteps) {
+                // Without the last bit, and then the slot of the one who is to destroy it.
+                let nobody = BlockState::from_bits(BlockState::shared(slot).bits() & 0xff);
+                if place.heap.replace_state(place.block, BlockState::shared(slot), nobody) == Ok(true) {
+                    place.heap.replace_state(place.block, nobody, BlockState::exclusive(slot)).ok()?;
+                    place.exports().clear(place.block);
+                    return Some(Given::Last);
+                }
+            }
             let (_, next) = place.heap.change(place.block, Event::Release(slot)).ok()?.ok()?;
             if !matches!(next.map(BlockState::kind), Some(Ok(Kind::Exclusive(_)))) {
                 return Some(Given::Others);

@@ -4,16 +4,18 @@
 //! Makes boxes of blocks. A block that an allocator has handed out, or a claim has made exclusive, belongs to one box.
 #![allow(unsafe_code)]
 
-use super::{Arena, Reclaimed, exports};
+use super::{Arena, exports};
 use crate::allocator::RegionAllocator;
 use crate::attachment::Attached;
 use crate::boxed::ShmemBox;
-use crate::error::{AllocError, ArenaError, HandleError, HeapError, Rejected};
+use crate::error::{AllocError, HandleError, HeapError, Rejected};
 use crate::exports::Exports;
 use crate::handle::Handle;
 use crate::header::HEADER_LEN;
 use crate::heap::{Heap, Request, Usage};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, Event, Kind, ObjectTag};
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use crate::segment::ShmemConf;
 use crate::shareable::Shareable;
 use crate::typed::{self, Object};
@@ -232,6 +234,7 @@ impl<A: RegionAllocator> Arena<A> {
         let mut result = Err(HandleError::Gone { offset });
         // Otherwise the block could be freed and its memory used for something else between looking and claiming.
         A::hold_still(&heap, &mut || result = claim_block::<T>(attached, &heap, exports, &handle))?;
+        self.after(&heap);
         let (start, len) = result?;
         // SAFETY: the claim has made the block exclusive to this attachment; by tag and length it holds a `T`.
         let value = unsafe { T::pointer(start, len) };
@@ -257,6 +260,7 @@ impl<A: RegionAllocator> Arena<A> {
             Ok(block) => block,
             Err(error) => self.allocate_after(error, &heap, &request)?,
         };
+        self.after(&heap);
         Ok(attached.region.object(block.wrapping_add(BLOCK_HEADER_LEN), len, align)?)
     }
 
@@ -276,17 +280,6 @@ impl<A: RegionAllocator> Arena<A> {
             Err(HeapError::OutOfMemory) => Err(self.out_of_memory(heap, request.len())),
             result => Ok(result?),
         }
-    }
-
-    /// Gives back what the dead held. If another process is just doing so, this waits for it, for both hold the
-    /// directory's lock.
-    #[cold]
-    pub(super) fn wait_for_the_dead(&self) {
-        if let Some(attached) = self.conf.0.get() {
-            attached.member().sweep_dead();
-        }
-        // If it fails, there is no memory, which is what the caller says then.
-        let _: Result<Reclaimed, ArenaError> = self.reclaim();
     }
 
     /// The error that says how much memory there is.
@@ -321,6 +314,7 @@ fn claim_block<T: Object + ?Sized>(
     if !exports.is_set(block) {
         return Err(HandleError::Gone { offset });
     }
+    let serial = handle.serial();
     let state = BlockState::from_bits(heap.load(block)?);
     let (start, len) = match leaked_object(attached, heap, handle) {
         Err(error @ (HandleError::Mismatch(_) | HandleError::Damaged { .. })) => {
@@ -331,7 +325,9 @@ fn claim_block<T: Object + ?Sized>(
         }
         result => result?,
     };
-    let claim = Event::Claim { slot: heap.own_slot()?, serial: handle.serial() };
+    #[cfg(planted)]
+    let serial = if is_planted(Mistake::ClaimAnySerial) { found_serial(heap, block)? } else { serial };
+    let claim = Event::Claim { slot: heap.own_slot()?, serial };
     if heap.change(block, claim)?.is_err() {
         // Somebody was quicker.
         return Err(HandleError::Gone { offset });
@@ -339,6 +335,15 @@ fn claim_block<T: Object + ?Sized>(
     // Killed before this step: the block is the dead's, and its bit is cleared when it is freed.
     exports.clear(block);
     Ok((start, len))
+}
+
+/// The serial by which a block is leaked, whatever handle is shown.
+#[cfg(planted)]
+fn found_serial(heap: &Heap<'_>, block: u64) -> Result<u64, HandleError> {
+    match heap.block(block)?.state.kind() {
+        Ok(Kind::Leaked { serial, .. }) => Ok(serial),
+        _ => Err(HandleError::Damaged { at: block }),
+    }
 }
 
 /// Where the object of a handle lies, and its length. If it is claimed and freed meanwhile, any other error may be given.
@@ -351,6 +356,8 @@ fn leaked_object<T: Object + ?Sized>(
     let offset = block.wrapping_add(BLOCK_HEADER_LEN);
     let found = heap.block(block)?;
     match found.state.kind() {
+        #[cfg(planted)]
+        Ok(Kind::Leaked { .. }) if is_planted(Mistake::ClaimAnySerial) => {}
         Ok(Kind::Leaked { serial, .. }) if serial == handle.serial() => {}
         Ok(Kind::Leaked { .. } | Kind::Shared(_)) => return Err(HandleError::Stale { offset }),
         Ok(_) => return Err(HandleError::Gone { offset }),

@@ -7,7 +7,7 @@
 use super::Arena;
 use crate::allocator::RegionAllocator;
 use crate::boxed::{Place, ShmemBox};
-use crate::directory::{self, Found, Key, NameBuffer, Order};
+use crate::directory::{self, Entered, Found, Key, NameBuffer, Order};
 use crate::error::{DirectoryError, HeapError};
 use crate::object::ObjectTag;
 use crate::shareable::{Shareable, TypeTag};
@@ -66,7 +66,7 @@ impl<A: RegionAllocator> Arena<A> {
             return Err(DirectoryError::Foreign);
         }
         let key = Key::new(name, attached.header.segment_id())?;
-        let publish = || super::directory::<A>(attached, &heap).enter()?.publish(&key, place.block, pinned);
+        let publish = || self.enter(|entered| entered.publish(&key, place.block, pinned));
         match publish() {
             Err(DirectoryError::Alloc(_)) => {
                 self.wait_for_the_dead();
@@ -89,14 +89,12 @@ impl<A: RegionAllocator> Arena<A> {
     ///   [`Busy`](DirectoryError::Busy), [`NotRecoverable`](DirectoryError::NotRecoverable),
     ///   [`Damaged`](DirectoryError::Damaged).
     pub fn unpublish<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
-        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
-        let key = Key::new(name, attached.header.segment_id())?;
-        let entered = super::directory::<A>(attached, &heap).enter()?;
-        let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
-        let object = self.hold(&found)?;
-        let result = entered.unpublish(&found);
-        // The lock goes first, so that no destructor runs under it.
-        drop(entered);
+        let key = self.key(name)?;
+        // The object is held until the lock is given back, so that no destructor runs under it.
+        let (object, result) = self.enter(|entered| {
+            let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
+            Ok((self.hold(&found)?, entered.unpublish(&found)))
+        })?;
         result.map(|()| object)
     }
 
@@ -126,11 +124,8 @@ impl<A: RegionAllocator> Arena<A> {
     /// # }
     /// ```
     pub fn find<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
-        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
-        let key = Key::new(name, attached.header.segment_id())?;
-        let entered = super::directory::<A>(attached, &heap).enter()?;
-        let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
-        self.hold(&found)
+        let key = self.key(name)?;
+        self.enter(|entered| self.hold(&entered.find(&key)?.ok_or(DirectoryError::NotFound)?))
     }
 
     /// Finds an object by its name, or makes and publishes one. Of several that try at once one makes it; what the
@@ -225,6 +220,27 @@ impl<A: RegionAllocator> Arena<A> {
         Names { arena: self, after: None, is_done: false }
     }
 
+    /// A name, to be looked up.
+    fn key(&self, name: &str) -> Result<Key, DirectoryError> {
+        let attached = self.conf.0.get().ok_or(DirectoryError::Forked)?;
+        Key::new(name, attached.header.segment_id())
+    }
+
+    /// Does `work` in the directory, locked. If the last one who had the lock died, the rest of what that one held is given
+    /// back afterwards.
+    fn enter<R>(
+        &self,
+        work: impl FnOnce(&Entered<'_, A>) -> Result<R, DirectoryError>,
+    ) -> Result<R, DirectoryError> {
+        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
+        let result = match super::directory::<A>(attached, &heap).enter() {
+            Ok(entered) => work(&entered),
+            Err(error) => Err(error.into()),
+        };
+        self.after(&heap);
+        result
+    }
+
     /// A reference to the object of a name, of the right type. The caller holds the directory's lock.
     fn hold<T: Object + Sync + ?Sized>(&self, found: &Found) -> Result<ShmemArc<T>, DirectoryError> {
         let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
@@ -311,15 +327,16 @@ impl fmt::Debug for NameEntry {
 
 impl<A: RegionAllocator> Names<'_, A> {
     fn entry(&mut self) -> Result<Option<NameEntry>, DirectoryError> {
-        let (attached, heap) = self.arena.parts().ok_or(DirectoryError::Forked)?;
-        let entered = super::directory::<A>(attached, &heap).enter()?;
-        let Some((found, order)) = entered.next(self.after)? else { return Ok(None) };
-        self.after = Some(order);
-        let name = entered.name(&found)?;
-        let block = heap.block(found.object)?;
-        let size = block.extent.object_len().ok_or(HeapError::Damaged { at: found.object })?;
-        let (holders, is_pinned) = (block.state.holders(), block.state.is_pinned());
-        Ok(Some(NameEntry { name, tag: block.tag, size, holders, is_pinned }))
+        let (_, heap) = self.arena.parts().ok_or(DirectoryError::Forked)?;
+        self.arena.enter(|entered| {
+            let Some((found, order)) = entered.next(self.after)? else { return Ok(None) };
+            self.after = Some(order);
+            let name = entered.name(&found)?;
+            let block = heap.block(found.object)?;
+            let size = block.extent.object_len().ok_or(HeapError::Damaged { at: found.object })?;
+            let (holders, is_pinned) = (block.state.holders(), block.state.is_pinned());
+            Ok(Some(NameEntry { name, tag: block.tag, size, holders, is_pinned }))
+        })
     }
 }
 

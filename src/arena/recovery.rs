@@ -18,25 +18,72 @@ use crate::error::{ArenaError, HeapError};
 use crate::heap::{Block, Heap};
 use crate::membership::Slot;
 use crate::object::{Event, Kind};
+use core::fmt;
 use core::sync::atomic::Ordering;
 
 /// What was given back of processes that died, for the log of a daemon.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let reclaimed = arena.sweep()?;
+/// assert!(reclaimed.is_empty());
+/// assert_eq!(
+///     reclaimed.to_string(),
+///     "0 objects (0 bytes), 0 references and 0 locks of 0 dead attachments"
+/// );
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reclaimed {
+    /// Attachments of the dead, each of a process or of several handles of one.
+    pub attachments: u64,
     /// Objects that were freed: nobody else had them.
     pub objects: u64,
     /// How many bytes that were, with the headers of their blocks.
     pub bytes: u64,
     /// References to objects that others have too.
     pub references: u64,
+    /// Locks of the arena that the dead held; what these protect was put right.
+    pub locks: u64,
+}
+
+impl Reclaimed {
+    /// Whether nothing was given back.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Reclaimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |f: &mut fmt::Formatter<'_>, number: u64, what: &str| {
+            write!(f, "{number} {what}{}", if number == 1 { "" } else { "s" })
+        };
+        count(f, self.objects, "object")?;
+        f.write_str(" (")?;
+        count(f, self.bytes, "byte")?;
+        f.write_str("), ")?;
+        count(f, self.references, "reference")?;
+        f.write_str(" and ")?;
+        count(f, self.locks, "lock")?;
+        f.write_str(" of ")?;
+        count(f, self.attachments, "dead attachment")
+    }
 }
 
 impl<A: RegionAllocator> Arena<A> {
     /// Gives back what processes held that have died.
     ///
-    /// Opening the arena does this, and so does an allocation that finds no memory. Takes time in proportion to the
-    /// number of objects, but only if somebody has died.
+    /// Opening the arena does this, and so does an operation that finds no memory, or that finds a lock in the hands of
+    /// the dead. Takes time in proportion to the number of objects, but only if somebody has died.
     ///
     /// # Errors
     /// As [`usage`](Self::usage).
@@ -57,10 +104,30 @@ impl<A: RegionAllocator> Arena<A> {
         let inherited = if attached.has_estate() { attached.slot().map_or(0, Slot::bit) } else { 0 };
         let reclaimed = attached.member().bury(inherited, |slots| reclaim::<A>(attached, &heap, slots))?;
         attached.settle_estate();
-        Ok(reclaimed.unwrap_or_default())
+        Ok(Reclaimed { locks: heap.takeovers(), ..reclaimed.unwrap_or_default() })
     }
 
-    /// All that was given back of the dead since the arena was made, by any process.
+    /// After an operation on `heap`: if it has taken a lock over from one that died, gives back what else that one held.
+    #[inline]
+    pub(super) fn after(&self, heap: &Heap<'_>) {
+        if heap.takeovers() != 0 {
+            self.wait_for_the_dead();
+        }
+    }
+
+    /// Gives back what the dead held. If another process is just doing so, this waits for it, for both hold the
+    /// directory's lock.
+    #[cold]
+    pub(super) fn wait_for_the_dead(&self) {
+        if let Some(attached) = self.conf.0.get() {
+            attached.member().sweep_dead();
+        }
+        // If it fails, what the dead held stays theirs, for the next one to try.
+        let _: Result<Reclaimed, ArenaError> = self.reclaim();
+    }
+
+    /// All that was given back of the dead since the arena was made, by any process. (If one died while it gave
+    /// something back, that may not be counted.)
     #[must_use]
     pub fn reclaimed(&self) -> Reclaimed {
         let Some(attached) = self.conf.0.get() else { return Reclaimed::default() };
@@ -69,6 +136,8 @@ impl<A: RegionAllocator> Arena<A> {
             objects: counters.objects.load(Ordering::Relaxed),
             bytes: counters.bytes.load(Ordering::Relaxed),
             references: counters.references.load(Ordering::Relaxed),
+            attachments: counters.attachments.load(Ordering::Relaxed),
+            locks: attached.region.header().heap.takeovers(),
         }
     }
 }
@@ -111,5 +180,7 @@ fn reclaim<A: RegionAllocator>(
     counters.objects.fetch_add(objects, Ordering::Relaxed);
     counters.bytes.fetch_add(bytes, Ordering::Relaxed);
     counters.references.fetch_add(references, Ordering::Relaxed);
-    Ok(Reclaimed { objects, bytes, references })
+    let attachments = u64::from(slots.count_ones());
+    counters.attachments.fetch_add(attachments, Ordering::Relaxed);
+    Ok(Reclaimed { attachments, objects, bytes, references, locks: 0 })
 }

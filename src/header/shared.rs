@@ -81,7 +81,9 @@ pub(crate) struct ArenaWords {
     pub(crate) references: AtomicU64,
     /// Blocks that could not be freed because the heap is damaged.
     pub(crate) lost: AtomicU64,
-    unused: [AtomicU64; 3],
+    /// Dead attachments whose objects were given back.
+    pub(crate) attachments: AtomicU64,
+    unused: [AtomicU64; 2],
 }
 
 /// One attachment: who has it, and how often the slot has been let.

@@ -26,6 +26,8 @@ use crate::object::{
     BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Event, Extent, GRANULE, MIN_BLOCK_LEN, Next, Refusal,
     TAG_OFFSET,
 };
+#[cfg(planted)]
+use crate::planted::{LATE, Mistake, is_planted};
 use core::fmt;
 use core::hint::spin_loop;
 use core::ops::ControlFlow;
@@ -51,7 +53,9 @@ pub(crate) struct HeapControl {
     condemned: AtomicU64,
     /// Length of the heap in use, in bytes.
     len: AtomicU64,
-    unused: [AtomicU64; 5],
+    /// How many locks were taken over from the dead, the directory's too.
+    takeovers: AtomicU64,
+    unused: [AtomicU64; 4],
 }
 
 const_assert_eq!(size_of::<HeapControl>(), 64);
@@ -65,6 +69,11 @@ impl HeapControl {
         commit(&self.len, len);
     }
 
+    /// How many locks were taken over from the dead since the segment was made.
+    pub(crate) fn takeovers(&self) -> u64 {
+        self.takeovers.load(Ordering::Relaxed)
+    }
+
     /// As it is before anything was allocated; for the one that formats the heap.
     pub(crate) fn reset(&self, len: u64) {
         self.condemned.store(0, Ordering::Relaxed);
@@ -74,6 +83,12 @@ impl HeapControl {
 
 /// A store that stays between what is written before and after it.
 pub(crate) fn commit(word: &AtomicU64, value: u64) {
+    #[cfg(planted)]
+    if is_planted(Mistake::CommitWithoutFence) {
+        word.store(value, Ordering::Relaxed);
+        LATE.catch_up(|word, value| word.store(value, Ordering::Relaxed));
+        return;
+    }
     // SYNC: Release here; whoever loads with Acquire sees all that was written before. The fences keep the compiler
     // from moving later stores before this one, which Release alone allows.
     compiler_fence(Ordering::SeqCst);
@@ -91,6 +106,8 @@ pub struct Heap<'a> {
     me: Holder,
     roll: &'a dyn Roll,
     patience: Duration,
+    /// How many locks were taken over from the dead, by this very operation.
+    takeovers: AtomicU64,
     /// In how many accesses this process is killed; see [`PlainHeap::kill_after`].
     #[cfg(test)]
     fuse: Option<&'a AtomicU64>,
@@ -112,6 +129,7 @@ impl<'a> Heap<'a> {
             me,
             roll,
             patience,
+            takeovers: AtomicU64::new(0),
             #[cfg(test)]
             fuse: None,
         }
@@ -177,6 +195,14 @@ impl<'a> Heap<'a> {
     /// [`HeapError::Damaged`] if there is none: whatever the offset was computed from is not as it must be.
     #[inline]
     pub fn word(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
+        // Whoever has the word itself may do anything with it, so nothing is put off beyond this.
+        #[cfg(planted)]
+        LATE.catch_up(|word, value| word.store(value, Ordering::Relaxed));
+        self.place(offset)
+    }
+
+    #[inline(always)]
+    fn place(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
         self.step();
         let word = usize::try_from(offset / WORD).ok().and_then(|index| self.words.get(index));
         match word {
@@ -191,7 +217,22 @@ impl<'a> Heap<'a> {
     /// As [`word`](Self::word).
     #[inline]
     pub fn load(&self, offset: u64) -> Result<u64, HeapError> {
-        Ok(self.word(offset)?.load(Ordering::Acquire))
+        let word = self.place(offset)?;
+        #[cfg(planted)]
+        if let Some(value) = LATE.value(word) {
+            return Ok(value);
+        }
+        Ok(word.load(Ordering::Acquire))
+    }
+
+    #[inline(always)]
+    fn load_relaxed(&self, offset: u64) -> Result<u64, HeapError> {
+        let word = self.place(offset)?;
+        #[cfg(planted)]
+        if let Some(value) = LATE.value(word) {
+            return Ok(value);
+        }
+        Ok(word.load(Ordering::Relaxed))
     }
 
     /// Changes the word at `offset`, on which nothing depends yet.
@@ -200,7 +241,12 @@ impl<'a> Heap<'a> {
     /// As [`word`](Self::word).
     #[inline]
     pub fn store(&self, offset: u64, value: u64) -> Result<(), HeapError> {
-        self.word(offset)?.store(value, Ordering::Relaxed);
+        let word = self.place(offset)?;
+        #[cfg(planted)]
+        if LATE.put_off(word, value) {
+            return Ok(());
+        }
+        word.store(value, Ordering::Relaxed);
         Ok(())
     }
 
@@ -210,7 +256,7 @@ impl<'a> Heap<'a> {
     /// As [`word`](Self::word).
     #[inline]
     pub fn commit(&self, offset: u64, value: u64) -> Result<(), HeapError> {
-        commit(self.word(offset)?, value);
+        commit(self.place(offset)?, value);
         Ok(())
     }
 
@@ -223,8 +269,8 @@ impl<'a> Heap<'a> {
         let block = Block {
             offset,
             state: BlockState::from_bits(self.load(offset)?),
-            tag: self.word(offset.wrapping_add(TAG_OFFSET))?.load(Ordering::Relaxed),
-            extent: Extent::from_bits(self.word(offset.wrapping_add(EXTENT_OFFSET))?.load(Ordering::Relaxed)),
+            tag: self.load_relaxed(offset.wrapping_add(TAG_OFFSET))?,
+            extent: Extent::from_bits(self.load_relaxed(offset.wrapping_add(EXTENT_OFFSET))?),
         };
         let is_block = offset % GRANULE == WORD && block.extent.len() >= MIN_BLOCK_LEN;
         let fits = block.end().is_some_and(|end| end <= self.capacity());
@@ -307,11 +353,29 @@ impl<'a> Heap<'a> {
     /// Takes a lock of the segment, the heap's or another one.
     #[inline]
     pub(crate) fn take(&self, lock: &RawLock) -> Result<Acquired, HeapError> {
-        lock.lock(self.me, self.roll, self.patience).map_err(|error| match error {
-            LockError::Busy => HeapError::Busy,
-            LockError::NotRecoverable => HeapError::NotRecoverable,
-            LockError::Damaged => HeapError::Damaged { at: 0 },
-        })
+        match lock.lock(self.me, self.roll, self.patience) {
+            Ok(Acquired::Clean) => Ok(Acquired::Clean),
+            Ok(Acquired::OwnerDied) => {
+                self.count_takeover();
+                Ok(Acquired::OwnerDied)
+            }
+            Err(LockError::Busy) => Err(HeapError::Busy),
+            Err(LockError::NotRecoverable) => Err(HeapError::NotRecoverable),
+            Err(LockError::Damaged) => Err(HeapError::Damaged { at: 0 }),
+        }
+    }
+
+    #[cold]
+    fn count_takeover(&self) {
+        self.takeovers.fetch_add(1, Ordering::Relaxed);
+        self.control.takeovers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many locks this operation has taken over from the dead. If any, somebody has just been found dead who may
+    /// have held more.
+    #[inline]
+    pub(crate) fn takeovers(&self) -> u64 {
+        self.takeovers.load(Ordering::Relaxed)
     }
 
     /// Changes the state of the block at `offset` by an event; gives the state before and after.
@@ -495,6 +559,8 @@ impl Drop for HeapGuard<'_, '_> {
         if std::thread::panicking() {
             return;
         }
+        #[cfg(planted)]
+        LATE.catch_up(|word, value| word.store(value, Ordering::Relaxed));
         let lock = &self.heap.control.lock;
         if self.is_sound { lock.unlock(self.heap.me) } else { lock.give_up(self.heap.me) }
     }

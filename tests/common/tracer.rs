@@ -1,15 +1,17 @@
 //! A child that is single-stepped through an operation, by ptrace
 //!
 //! The child calls [`traced`], which stops it before and after the operation; the parent, which must be one
-//! thread all along, has a [`Tracer`] in between.
+//! thread all along, has a [`Tracer`] in between. Of a child that was forked, a [`Tracee`] is enough.
 
 use super::{Child, Parent};
 use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, gettid};
+use std::ops::Deref;
 
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
@@ -22,20 +24,110 @@ pub fn traced(parent: &mut Parent, operation: impl FnOnce()) {
     raise(Signal::SIGSTOP).unwrap();
 }
 
+/// A thread that is traced by this one.
+#[derive(Clone, Copy, Debug)]
+pub struct Tracee(Pid);
+
+impl Tracee {
+    /// In a forked child: lets the parent trace it.
+    pub fn offer() {
+        ptrace::traceme().unwrap();
+    }
+
+    /// In the child: stops until the parent lets it go on.
+    pub fn stop() {
+        raise(Signal::SIGSTOP).unwrap();
+    }
+
+    pub const fn new(thread: Pid) -> Self {
+        Self(thread)
+    }
+
+    /// Waits until it stops for this signal.
+    pub fn await_stop(self, signal: Signal) {
+        assert_eq!(self.wait(), WaitStatus::Stopped(self.0, signal));
+    }
+
+    /// Sees the end of a thread that is not its process: before its tracer has seen that, the process has not ended.
+    pub fn await_end(self) {
+        let wait = || waitpid(self.0, Some(WaitPidFlag::__WALL));
+        while !matches!(wait(), Ok(WaitStatus::Signaled(..)) | Err(_)) {}
+    }
+
+    /// Address of the instruction that comes next.
+    pub fn instruction(self) -> u64 {
+        // The first member of `user` is the registers.
+        let at = std::mem::offset_of!(libc::user_regs_struct, rip) as ptrace::AddressType;
+        ptrace::read_user(self.0, at).unwrap() as u64
+    }
+
+    /// Whether the instruction at this address makes a system call.
+    pub fn is_system_call(self, instruction: u64) -> bool {
+        let code = ptrace::read(self.0, instruction as ptrace::AddressType).unwrap();
+        code.to_ne_bytes()[..2] == SYSCALL
+    }
+
+    /// The number of the system call that the next instruction makes, if it makes one.
+    pub fn system_call(self) -> Option<u64> {
+        self.is_system_call(self.instruction()).then(|| ptrace::getregs(self.0).unwrap().rax)
+    }
+
+    /// Lets the system call that comes next fail, without making it.
+    pub fn fail_system_call(self, errno: Errno) {
+        let mut registers = ptrace::getregs(self.0).unwrap();
+        registers.rip += SYSCALL.len() as u64;
+        registers.rax = i64::from(-(errno as i32)) as u64;
+        ptrace::setregs(self.0, registers).unwrap();
+    }
+
+    /// Executes one instruction; `false` if it was the last one of the operation.
+    pub fn step(self) -> bool {
+        ptrace::step(self.0, None).unwrap();
+        match self.wait() {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => true,
+            WaitStatus::Stopped(_, Signal::SIGSTOP) => false,
+            status => panic!("{status:?}"),
+        }
+    }
+
+    /// Goes to the end of the operation.
+    pub fn finish_operation(self) {
+        ptrace::cont(self.0, None).unwrap();
+        self.await_stop(Signal::SIGSTOP);
+    }
+
+    /// Lets it run by itself, untraced. It stops for nobody any more.
+    pub fn release(self) {
+        ptrace::detach(self.0, None).unwrap();
+    }
+
+    fn wait(self) -> WaitStatus {
+        waitpid(self.0, Some(WaitPidFlag::__WALL)).unwrap()
+    }
+}
+
 /// Steps a child through its operation.
 #[derive(Debug)]
 pub struct Tracer {
     child: Child,
     /// The thread of the child that does it.
-    thread: Pid,
+    tracee: Tracee,
 }
 
 impl Drop for Tracer {
     fn drop(&mut self) {
         // Fails if the child has been waited for.
         if self.child.process.kill().is_ok() {
-            self.await_end();
+            self.tracee.await_end();
         }
+    }
+}
+
+impl Deref for Tracer {
+    type Target = Tracee;
+
+    fn deref(&self) -> &Tracee {
+        &self.tracee
     }
 }
 
@@ -43,10 +135,9 @@ impl Tracer {
     /// Starts a child, and leaves it at the beginning of its operation.
     pub fn start(role: &str, arguments: &[&str]) -> Self {
         let child = Child::spawn(role, arguments);
-        let thread = Pid::from_raw(child.hear().parse().unwrap());
-        let tracer = Self { child, thread };
-        assert_eq!(tracer.wait(), WaitStatus::Stopped(thread, Signal::SIGSTOP));
-        tracer
+        let tracee = Tracee::new(Pid::from_raw(child.hear().parse().unwrap()));
+        tracee.await_stop(Signal::SIGSTOP);
+        Self { child, tracee }
     }
 
     /// The child, to talk with once it runs by itself.
@@ -57,55 +148,10 @@ impl Tracer {
     /// Kills the child, which stays a zombie.
     pub fn kill(&self) {
         self.child.signal(Signal::SIGKILL);
-        self.await_end();
+        self.tracee.await_end();
         self.child.await_death();
     }
 
-    /// Sees the thread's end: before its tracer has seen that, the process has not ended.
-    fn await_end(&self) {
-        let wait = || waitpid(self.thread, Some(WaitPidFlag::__WALL));
-        while !matches!(wait(), Ok(WaitStatus::Signaled(..)) | Err(_)) {}
-    }
-
-    /// The number of the system call that the next instruction makes, if it makes one.
-    pub fn system_call(&self) -> Option<u64> {
-        let registers = ptrace::getregs(self.thread).unwrap();
-        let code = ptrace::read(self.thread, registers.rip as ptrace::AddressType).unwrap();
-        (code.to_ne_bytes()[..2] == SYSCALL).then_some(registers.rax)
-    }
-
-    /// Lets the system call that comes next fail, without making it.
-    pub fn fail_system_call(&self, errno: Errno) {
-        let mut registers = ptrace::getregs(self.thread).unwrap();
-        registers.rip += SYSCALL.len() as u64;
-        registers.rax = i64::from(-(errno as i32)) as u64;
-        ptrace::setregs(self.thread, registers).unwrap();
-    }
-
-    /// Executes one instruction; `false` if it was the last one of the operation.
-    pub fn step(&self) -> bool {
-        ptrace::step(self.thread, None).unwrap();
-        match self.wait() {
-            WaitStatus::Stopped(_, Signal::SIGTRAP) => true,
-            WaitStatus::Stopped(_, Signal::SIGSTOP) => false,
-            status => panic!("{status:?}"),
-        }
-    }
-
-    /// Goes to the end of the operation.
-    pub fn finish_operation(&self) {
-        ptrace::cont(self.thread, None).unwrap();
-        assert_eq!(self.wait(), WaitStatus::Stopped(self.thread, Signal::SIGSTOP));
-    }
-
-    /// After the operation: lets the child run by itself.
-    pub fn release(&self) {
-        ptrace::detach(self.thread, None).unwrap();
-    }
-
-    fn wait(&self) -> WaitStatus {
-        waitpid(self.thread, Some(WaitPidFlag::__WALL)).unwrap()
-    }
 }
 
 /// Keeps this thread, and the children that it spawns, on the CPU where it is: a step of a tracee on another

@@ -87,6 +87,8 @@ use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
 use crate::heap::{Block, Heap, HeapGuard, Request, Usage, Visit};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, MIN_BLOCK_LEN};
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use chain::Chain;
 use core::ops::ControlFlow;
 use lists::{Class, LINK_MASK, Lists, SEARCH};
@@ -355,6 +357,10 @@ fn carve(heap: &Heap<'_>, block: &Block, gap: u64, need: u64, request: &Request)
     }
     let mut len = end.wrapping_sub(offset);
     let rest = len.wrapping_sub(need);
+    #[cfg(planted)]
+    if is_planted(Mistake::SizeBeforeRemainder) && rest >= MIN_BLOCK_LEN {
+        heap.commit_extent(offset, request.extent(need).ok_or(damaged(offset))?.with_own(own))?;
+    }
     if rest >= MIN_BLOCK_LEN {
         len = need;
         let remainder = offset.wrapping_add(need);

@@ -1,0 +1,162 @@
+//! What the campaigns share that kill a process at every instruction of an operation
+//!
+//! [`scenes`] says what is done and what there was before; [`stepper`] takes a victim through it; [`stage`] has the
+//! segment, somebody who is attached all along, and [`judge`] says whether what a death has left is sound.
+
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
+
+pub mod judge;
+pub mod scenes;
+pub mod stage;
+pub mod stepper;
+
+use crate::common::arena::Allocator;
+use crate::common::campaign::Figures;
+use crate::common::tracer;
+use judge::Fault;
+use scenes::{Scene, Victim};
+use stage::{Snapshot, Stage, ledger};
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use stepper::{Step, Stepper};
+
+/// At which of its steps a victim is killed for real.
+///
+/// It has to be taken there step by step, each time from the beginning. So of long operations only every n-th step is
+/// taken for a kill, as many as can be had for a number of instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Whether at quiet steps too.
+    is_every: bool,
+    /// Instructions to be spent on a scene, about.
+    budget: u64,
+}
+
+impl Extent {
+    pub fn parse(word: &str) -> Self {
+        let (is_every, budget) = match word {
+            "some" => (false, 30_000),
+            "loud" => (false, 2_000_000),
+            "every" => (true, 8_000_000),
+            _ => panic!("{word}"),
+        };
+        Self { is_every, budget }
+    }
+
+    /// Every how many steps to kill, of an operation of so many steps that count.
+    fn stride(self, steps: usize, counted: usize) -> usize {
+        let all = steps as u64 * counted as u64 / 2;
+        (all / self.budget + 1) as usize
+    }
+}
+
+/// Goes through scenes and kills.
+pub struct Runner<A> {
+    pub figures: Figures,
+    pub calls: HashMap<u64, bool>,
+    allocator: PhantomData<A>,
+}
+
+impl<A: Allocator> Runner<A> {
+    pub fn new() -> Self {
+        tracer::stay_on_one_cpu();
+        judge::keep_panics_quiet();
+        Self { figures: Figures::default(), calls: HashMap::new(), allocator: PhantomData }
+    }
+
+    /// Forks a victim of this scene, which stops before its operation.
+    pub fn start<'a>(
+        stage: &'a mut Stage<A>,
+        calls: &'a mut HashMap<u64, bool>,
+        scene: &Scene<A>,
+    ) -> Stepper<'a> {
+        let (name, past) = (stage.name.to_owned(), stage.past);
+        Stepper::start(&mut stage.view, calls, |trace| {
+            (scene.operate)(Victim { name: &name, past, trace, allocator: PhantomData });
+        })
+    }
+
+    fn note(&mut self, scene: &Scene<A>, at: &str, result: Result<(), Fault>) {
+        self.figures.points += 1;
+        if let Err((wrong, text)) = result {
+            self.figures.report(wrong, format!("{} {}, killed {at}: {text}", A::NAME, scene.label));
+        }
+    }
+
+    /// Kills a victim wherever it can be told from outside, or everywhere.
+    pub fn kill_in(&mut self, scene: &Scene<A>, extent: Extent) -> String {
+        let (steps, loud) = self.walk(scene);
+        let counted = if extent.is_every { steps } else { loud };
+        let stride = extent.stride(steps, counted);
+        let kills = self.kill_at(scene, counted, stride, |step| extent.is_every || step == Step::Loud);
+        format!("{} {}: instructions {steps}, of which loud {loud}, killed at {kills}", A::NAME, scene.label)
+    }
+
+    /// Steps a victim to the end of its operation; judges the images that it leaves on its way, if they are all that its
+    /// death would leave. Gives the numbers of steps, and of loud ones.
+    pub fn walk(&mut self, scene: &Scene<A>) -> (usize, usize) {
+        let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
+        let (mut steps, mut loud) = (1, 1);
+        // With each image, how many steps it stands for.
+        let mut images: Vec<(Snapshot, usize)> = Vec::new();
+        let mut stepper = Self::start(&mut stage, &mut self.calls, scene);
+        images.push((stepper.snapshot(ledger()), 1));
+        loop {
+            let step = stepper.step();
+            if step == Step::End {
+                break;
+            }
+            steps += 1;
+            loud += usize::from(step == Step::Loud);
+            match images.last_mut() {
+                Some((last, count)) if last.bytes == stepper.bytes() => *count += 1,
+                _ => images.push((stepper.snapshot(ledger()), 1)),
+            }
+        }
+        let dead = stepper.kill();
+        if scene.is_in_segment {
+            for (index, (image, count)) in images.iter().enumerate() {
+                let result = judge::judge_snapshot(&stage, scene, image);
+                self.figures.points += *count as u64 - 1;
+                self.note(scene, &format!("at image {index}"), result);
+            }
+        }
+        drop(dead);
+        (steps, loud)
+    }
+
+    /// Kills a victim at every `stride`-th of the steps that count, of which there are about `most`.
+    fn kill_at(
+        &mut self,
+        scene: &Scene<A>,
+        most: usize,
+        stride: usize,
+        counts: impl Fn(Step) -> bool,
+    ) -> usize {
+        let mut kills = 0;
+        for target in (0..).step_by(stride) {
+            // Addresses, and so the number of steps, differ a little from one segment to the next.
+            assert!(target < most * 2 + 100, "an operation that does not end");
+            let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
+            let mut stepper = Self::start(&mut stage, &mut self.calls, scene);
+            let mut passed = 0;
+            let mut is_over = false;
+            while passed < target && !is_over {
+                match stepper.step() {
+                    Step::End => is_over = true,
+                    step => passed += usize::from(counts(step)),
+                }
+            }
+            let dead = stepper.kill();
+            let result = judge::judge_for_good(stage, scene, target % 2 == 0);
+            self.note(scene, &format!("at step {target}"), result);
+            drop(dead);
+            kills += 1;
+            if is_over {
+                break;
+            }
+        }
+        kills
+    }
+}

@@ -1,0 +1,396 @@
+//! What is done, one operation a scene, and what may be different afterwards
+
+use super::stage::{Aligned, MAX_SIZE, Past, Sealed, attach, builder, ledger};
+use super::stepper::Trace;
+use crate::common::arena::Allocator;
+use bitflags::bitflags;
+use shmem_bind::{Builder, Handle, ShmemArc, ShmemBox, ShmemConf};
+use std::time::Duration;
+
+bitflags! {
+    /// What may be gone, or still there, when the victim is dead.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Leaves: u32 {
+        /// The object that was leaked before may have been claimed, and so given back with the dead.
+        const LEAKED = 1;
+        /// The name "loose" may be gone.
+        const LOOSE = 2;
+        /// The name "held" may be gone.
+        const HELD = 4;
+        /// The name of the segment may be gone, or lead to another one.
+        const NO_NAME = 8;
+        /// The name of the segment may stay when all have left.
+        const NAME = 16;
+    }
+}
+
+/// An operation, and what there is when it is done.
+pub struct Scene<A> {
+    pub label: &'static str,
+    pub past: Past,
+    pub leaves: Leaves,
+    pub operate: fn(Victim<'_, A>),
+    /// Whether all that a death leaves is in the segment: no file is made or removed, no attachment comes or goes.
+    pub is_in_segment: bool,
+}
+
+/// Who is going to be killed.
+pub struct Victim<'a, A> {
+    pub name: &'a str,
+    pub past: Past,
+    pub trace: Trace<'a>,
+    pub allocator: std::marker::PhantomData<A>,
+}
+
+type Arena<A> = shmem_bind::Arena<A>;
+
+impl<A: Allocator> Victim<'_, A> {
+    fn attach(&self) -> Arena<A> {
+        attach(self.name)
+    }
+
+    fn conf(&self) -> ShmemConf {
+        Builder::new(self.name).attach().unwrap()
+    }
+
+    /// Does it between two stops, and keeps what it gives.
+    fn does<R>(self, operation: impl FnOnce() -> R) {
+        let mut operation = Some(operation);
+        let mut kept = None;
+        (self.trace)(&mut || kept = Some((operation.take().unwrap())()));
+        // Killed by now, or to leave in good order.
+        drop(kept);
+    }
+}
+
+fn handle() -> Handle<Sealed> {
+    Handle::from_bits(ledger().handle())
+}
+
+fn shared<A: Allocator>(arena: &Arena<A>) -> ShmemArc<Sealed> {
+    ShmemBox::into_arc(arena.alloc(Sealed::new()).unwrap())
+}
+
+/// Three blocks side by side, as far as the allocator does that.
+fn neighbours<A: Allocator>(arena: &Arena<A>) -> [ShmemBox<[u8]>; 3] {
+    [100, 101, 102].map(|len| arena.alloc_slice(len, 7_u8).unwrap())
+}
+
+/// All scenes of an allocator.
+pub fn all<A: Allocator>() -> Vec<Scene<A>> {
+    let mut scenes = Vec::new();
+    let mut add = |label, past, leaves, is_in_segment, operate: fn(Victim<'_, A>)| {
+        scenes.push(Scene { label, past, leaves, is_in_segment, operate });
+    };
+    let nothing = Leaves::empty();
+    use Past::{Condemned, Corpse, Crowded, Deserted, DirectoryLocked, Full, Growing, HeapLocked, Nothing, Observed, Unformed};
+
+    // Allocating and freeing.
+    let alloc: fn(Victim<'_, A>) = |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.alloc(Sealed::new()).unwrap());
+    };
+    add("alloc", Observed, nothing, true, alloc);
+    add("alloc, aligned to 64", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.alloc(Aligned { inner: Sealed::new() }).unwrap());
+    });
+    add("alloc, exactly what is free", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let [_first, middle, _last] = neighbours(&arena);
+        drop(middle);
+        victim.does(|| arena.alloc_slice(101, 1_u8).unwrap());
+    });
+    add("alloc, by one that has freed before", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        drop(arena.alloc(Sealed::new()).unwrap());
+        victim.does(|| arena.alloc(Sealed::new()).unwrap());
+    });
+    add("alloc_slice of 2000 bytes", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.alloc_uninit_slice::<u8>(2000).unwrap());
+    });
+    add("alloc_str", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.alloc_str("some words").unwrap());
+    });
+    add("alloc_with", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.alloc_with(|slot| slot.write(Sealed::new())).unwrap());
+    });
+    add("alloc_slice_with", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.alloc_slice_with(3, |index| index as u64).unwrap());
+    });
+    add("alloc_uninit and assume_init", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| {
+            let mut slot = arena.alloc_uninit::<Sealed>().unwrap();
+            slot.write(Sealed::new());
+            // SAFETY: written just now.
+            unsafe { slot.assume_init() }
+        });
+    });
+    add("alloc after a death in the heap", HeapLocked, nothing, true, alloc);
+    add("alloc_slice after a death in the heap", HeapLocked, nothing, true, |victim| {
+        let arena = Builder::new(victim.name).attach().unwrap();
+        // Opening the arena finds the dead first.
+        victim.does(|| arena.arena::<A>().unwrap().alloc_uninit_slice::<u8>(2000).unwrap());
+    });
+    add("alloc_slice when blocks wait to be freed", Condemned, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.alloc_uninit_slice::<u8>(2000).unwrap());
+    });
+    add("usage when blocks wait to be freed", Condemned, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.usage().unwrap());
+    });
+    add("alloc for want of memory", Full, nothing, true, |victim| {
+        let conf = victim.conf();
+        victim.does(|| conf.arena::<A>().unwrap().alloc_uninit_slice::<u8>(2000).unwrap());
+    });
+    add("alloc that fails", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.alloc_slice(1 << 20, 1_u8).unwrap_err());
+    });
+    add("free", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let object = arena.alloc(Sealed::new()).unwrap();
+        victim.does(|| drop(object));
+    });
+    add("free beside a free one", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let [first, middle, _last] = neighbours(&arena);
+        drop(first);
+        victim.does(|| drop(middle));
+    });
+    add("free between two free ones", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let [first, middle, last] = neighbours(&arena);
+        drop((first, last));
+        victim.does(|| drop(middle));
+    });
+    add("free a slice of 2000 bytes", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let slice = arena.alloc_uninit_slice::<u8>(2000).unwrap();
+        victim.does(|| drop(slice));
+    });
+    add("into_inner", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let number = arena.alloc(7_u64).unwrap();
+        victim.does(|| ShmemBox::into_inner(number).unwrap());
+    });
+
+    // Handles.
+    add("leak", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let object = arena.alloc(Sealed::new()).unwrap();
+        victim.does(|| ShmemBox::leak(object));
+    });
+    add("claim", Observed, Leaves::LEAKED, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.claim(handle()).unwrap());
+    });
+    add("claim of a stale handle", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let stale = ShmemBox::leak(arena.alloc(Sealed::new()).unwrap());
+        // The same block, leaked once more.
+        let again = ShmemBox::leak(arena.claim(stale).unwrap());
+        ledger().set_handle(again.to_bits());
+        victim.does(|| arena.claim(stale).unwrap_err());
+    });
+    add("claim after a death in the heap", HeapLocked, Leaves::LEAKED, true, |victim| {
+        let conf = victim.conf();
+        victim.does(|| conf.arena::<A>().unwrap().claim(handle()).unwrap());
+    });
+    add("leaked", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| assert_eq!(arena.leaked().count(), 1));
+    });
+
+    // References.
+    add("into_arc", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let object = arena.alloc(Sealed::new()).unwrap();
+        victim.does(|| ShmemBox::into_arc(object));
+    });
+    add("clone and drop", Observed, nothing, true, |victim| {
+        let object = shared(&victim.attach());
+        victim.does(|| drop(object.clone()));
+    });
+    add("get_mut", Observed, nothing, true, |victim| {
+        let mut object = shared(&victim.attach());
+        victim.does(|| assert!(ShmemArc::get_mut(&mut object).is_some()));
+    });
+    add("into_box", Observed, nothing, true, |victim| {
+        let object = shared(&victim.attach());
+        victim.does(|| ShmemArc::into_box(object).unwrap());
+    });
+    add("last release", Observed, nothing, true, |victim| {
+        let object = shared(&victim.attach());
+        victim.does(|| drop(object));
+    });
+    add("release of what another holds", Observed, nothing, true, |victim| {
+        let object = victim.attach().find::<Sealed>("held").unwrap();
+        victim.does(|| drop(object));
+    });
+    add("release of what has a name", Observed, nothing, true, |victim| {
+        let object = victim.attach().find::<Sealed>("loose").unwrap();
+        victim.does(|| drop(object));
+    });
+
+    // Names.
+    let publish: fn(Victim<'_, A>) = |victim| {
+        let arena = victim.attach();
+        let object = shared(&arena);
+        victim.does(|| arena.publish("new", &object).unwrap());
+    };
+    add("publish", Observed, nothing, true, publish);
+    add("publish into a larger table", Crowded, nothing, true, publish);
+    add("publish after a death in the directory", DirectoryLocked, nothing, true, |victim| {
+        let conf = victim.conf();
+        victim.does(|| {
+            let arena = conf.arena::<A>().unwrap();
+            let object = shared(&arena);
+            arena.publish("new", &object).unwrap();
+            object
+        });
+    });
+    add("publish_pinned", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let object = shared(&arena);
+        victim.does(|| arena.publish_pinned("pinned", &object).unwrap());
+    });
+    add("publish what is taken", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let object = shared(&arena);
+        victim.does(|| arena.publish("held", &object).unwrap_err());
+    });
+    add("unpublish", Observed, Leaves::LOOSE, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.unpublish::<Sealed>("loose").unwrap());
+    });
+    add("unpublish what another holds", Observed, Leaves::HELD, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.unpublish::<Sealed>("held").unwrap());
+    });
+    add("find", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.find::<Sealed>("loose").unwrap());
+    });
+    add("find what is not there", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.find::<Sealed>("elsewhere").unwrap_err());
+    });
+    add("find_or_alloc what is not there", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.find_or_alloc("new", Sealed::new).unwrap());
+    });
+    add("find_or_alloc what is there", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.find_or_alloc("loose", Sealed::new).unwrap());
+    });
+    add("wait_for", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.wait_for::<Sealed>("loose", Duration::from_secs(1)).unwrap());
+    });
+    add("names", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| assert_eq!(arena.names().count(), 2));
+    });
+
+    // The arena as a whole.
+    add("check", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.check().unwrap());
+    });
+    add("usage", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.usage().unwrap());
+    });
+    add("grow", Growing, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.grow(MAX_SIZE).unwrap());
+    });
+    for (label, past) in [
+        ("sweep of a corpse, opening the arena", Corpse),
+        ("sweep of one who had the heap", HeapLocked),
+        ("sweep of one who had the directory", DirectoryLocked),
+        ("sweep of one who had all memory", Full),
+    ] {
+        add(label, past, nothing, true, |victim| {
+            let conf = victim.conf();
+            victim.does(|| conf.arena::<A>().unwrap());
+        });
+    }
+    add("sweep by a handle without an arena", Corpse, nothing, true, |victim| {
+        let conf = victim.conf();
+        victim.does(|| assert_eq!(conf.sweep(), 1));
+    });
+    add("sweep when nobody is dead", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| assert!(arena.sweep().unwrap().is_empty()));
+    });
+
+    // The segment.
+    add("create", Nothing, nothing, false, |victim| {
+        let (name, past) = (victim.name.to_owned(), victim.past);
+        victim.does(|| builder(&name, past).create().unwrap());
+    });
+    add("create an arena", Nothing, nothing, false, |victim| {
+        let (name, past) = (victim.name.to_owned(), victim.past);
+        victim.does(|| builder(&name, past).create().unwrap().arena::<A>().unwrap());
+    });
+    add("format an arena", Unformed, nothing, false, |victim| {
+        let conf = victim.conf();
+        victim.does(|| conf.arena::<A>().unwrap());
+    });
+    add("open", Observed, nothing, false, |victim| {
+        let (name, past) = (victim.name.to_owned(), victim.past);
+        victim.does(|| builder(&name, past).open().unwrap());
+    });
+    add("open after all have died", Deserted, nothing, false, |victim| {
+        let (name, past) = (victim.name.to_owned(), victim.past);
+        victim.does(|| builder(&name, past).open().unwrap().arena::<A>().unwrap());
+    });
+    add("attach", Observed, nothing, false, |victim| {
+        let name = victim.name.to_owned();
+        victim.does(|| Builder::new(&name).attach().unwrap());
+    });
+    add("attach_read_only", Observed, nothing, false, |victim| {
+        let name = victim.name.to_owned();
+        victim.does(|| Builder::new(&name).attach_read_only().unwrap());
+    });
+    add("detach", Observed, nothing, false, |victim| {
+        let conf = victim.conf();
+        victim.does(|| drop(conf));
+    });
+    add("detach an arena with an object", Observed, nothing, false, |victim| {
+        let arena = victim.attach();
+        let object = arena.alloc(Sealed::new()).unwrap();
+        drop(arena);
+        victim.does(|| drop(object));
+    });
+    add("own", Observed, Leaves::NO_NAME, false, |victim| {
+        let conf = victim.conf();
+        victim.does(|| conf.try_own().unwrap());
+    });
+    add("detach as owner", Observed, Leaves::NO_NAME, false, |victim| {
+        let conf = victim.conf();
+        conf.try_own().unwrap();
+        victim.does(|| drop(conf));
+    });
+    add("leak of a segment", Observed, Leaves::NO_NAME.union(Leaves::NAME), false, |victim| {
+        let conf = victim.conf();
+        conf.try_own().unwrap();
+        victim.does(|| conf.leak());
+    });
+    add("unlink", Observed, Leaves::NO_NAME, false, |victim| {
+        let name = victim.name.to_owned();
+        victim.does(|| shmem_bind::unlink(&name).unwrap());
+    });
+    // Bump needs no lock that one could die with, and gives memory back only to one who is alone.
+    let is_bump = A::NAME == "bump";
+    scenes.retain(|scene| !is_bump || !matches!(scene.past, HeapLocked | Condemned | Full));
+    scenes
+}
