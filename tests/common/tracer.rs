@@ -151,7 +151,6 @@ impl Tracer {
         self.tracee.await_end();
         self.child.await_death();
     }
-
 }
 
 /// Keeps this thread, and the children that it spawns, on the CPU where it is: a step of a tracee on another

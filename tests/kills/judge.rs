@@ -181,14 +181,25 @@ fn take_all<A: Allocator>(arena: &Arena<A>) -> u64 {
     names.iter().filter(|entry| entry.is_pinned()).count() as u64
 }
 
+/// In a forked process: tells the driver what was found.
+pub fn leave_verdict(result: Result<(), Fault>) {
+    if let Err((wrong, text)) = result {
+        ledger().leave_verdict(wrong as u32 + 1, &text);
+    }
+}
+
+/// What a forked process has told.
+pub fn take_verdict() -> Result<(), Fault> {
+    match ledger().take_verdict() {
+        (0, _) => Ok(()),
+        (number, text) => Err(([Wrong::Corrupt, Wrong::Lost, Wrong::Stuck][number as usize - 1], text)),
+    }
+}
+
 /// Lets a new process judge.
 pub fn judge_by_newcomer<A: Allocator>(stage: &Stage<A>, scene: &Scene<A>) -> Result<(), Fault> {
     ledger().take_verdict();
-    let mut newcomer = Forked::spawn(|| {
-        if let Err((wrong, text)) = caught(|| look(stage, scene)) {
-            ledger().leave_verdict(wrong as u32 + 1, &text);
-        }
-    });
+    let mut newcomer = Forked::spawn(|| leave_verdict(caught(|| look(stage, scene))));
     let start = Instant::now();
     let status = loop {
         match newcomer.try_reap() {
@@ -199,13 +210,10 @@ pub fn judge_by_newcomer<A: Allocator>(stage: &Stage<A>, scene: &Scene<A>) -> Re
             None => std::thread::yield_now(),
         }
     };
-    match (ledger().take_verdict(), status) {
-        ((0, _), WaitStatus::Exited(_, 0)) => Ok(()),
-        ((0, _), status) => Err((Wrong::Corrupt, format!("a newcomer ended with {status:?}"))),
-        ((number, text), _) => {
-            let all = [Wrong::Corrupt, Wrong::Lost, Wrong::Stuck];
-            Err((all[number as usize - 1], text))
-        }
+    take_verdict()?;
+    match status {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        status => Err((Wrong::Corrupt, format!("a newcomer ended with {status:?}"))),
     }
 }
 
@@ -259,6 +267,7 @@ pub fn judge_for_good<A: Allocator>(
         drop(arena);
     })?;
     let may_stay = scene.leaves.contains(Leaves::NAME);
-    let is_left = Builder::new(&stage.name).attach_read_only().is_ok_and(|conf| Some(conf.segment_id()) == stage.id);
+    let is_left =
+        Builder::new(&stage.name).attach_read_only().is_ok_and(|conf| Some(conf.segment_id()) == stage.id);
     caught(|| assert!(may_stay || !is_left, "a name is left behind"))
 }

@@ -3,6 +3,8 @@
 //! [`scenes`] says what is done and what there was before; [`stepper`] takes a victim through it; [`stage`] has the
 //! segment, somebody who is attached all along, and [`judge`] says whether what a death has left is sound.
 
+// Each campaign uses a part of it.
+#![allow(dead_code)]
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 
@@ -12,10 +14,11 @@ pub mod stage;
 pub mod stepper;
 
 use crate::common::arena::Allocator;
-use crate::common::campaign::Figures;
+use crate::common::campaign::{Figures, Forked};
 use crate::common::tracer;
 use judge::Fault;
 use scenes::{Scene, Victim};
+use shmem_bind::Builder;
 use stage::{Snapshot, Stage, ledger};
 use std::collections::HashMap;
 use std::marker::PhantomData;
@@ -48,6 +51,38 @@ impl Extent {
     fn stride(self, steps: usize, counted: usize) -> usize {
         let all = steps as u64 * counted as u64 / 2;
         (all / self.budget + 1) as usize
+    }
+}
+
+/// What a victim left on its way to the end of its operation.
+struct Walk {
+    /// The segment whenever it was changed, and at how many steps it was so.
+    images: Vec<(Snapshot, u64)>,
+    steps: usize,
+    loud: usize,
+    /// What the victim itself found wrong.
+    verdict: Result<(), Fault>,
+    /// The victim, dead.
+    _victim: Forked,
+}
+
+impl Walk {
+    fn to_the_end(mut stepper: Stepper<'_>) -> Self {
+        let mut images = vec![(ledger().snapshot(stepper.bytes()), 1)];
+        let (mut steps, mut loud) = (1, 1);
+        loop {
+            let step = stepper.step();
+            if step == Step::End {
+                let verdict = judge::take_verdict();
+                return Self { images, steps, loud, verdict, _victim: stepper.kill() };
+            }
+            steps += 1;
+            loud += usize::from(step == Step::Loud);
+            match images.last_mut() {
+                Some((last, count)) if last.bytes == stepper.bytes() => *count += 1,
+                _ => images.push((ledger().snapshot(stepper.bytes()), 1)),
+            }
+        }
     }
 }
 
@@ -90,40 +125,56 @@ impl<A: Allocator> Runner<A> {
         let counted = if extent.is_every { steps } else { loud };
         let stride = extent.stride(steps, counted);
         let kills = self.kill_at(scene, counted, stride, |step| extent.is_every || step == Step::Loud);
+        if !scene.is_in_segment && stride == 1 {
+            // Each loud step stands for the quiet ones after it.
+            self.figures.points += (steps - counted) as u64;
+        }
         format!("{} {}: instructions {steps}, of which loud {loud}, killed at {kills}", A::NAME, scene.label)
     }
 
     /// Steps a victim to the end of its operation; judges the images that it leaves on its way, if they are all that its
     /// death would leave. Gives the numbers of steps, and of loud ones.
-    pub fn walk(&mut self, scene: &Scene<A>) -> (usize, usize) {
+    fn walk(&mut self, scene: &Scene<A>) -> (usize, usize) {
         let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
-        let (mut steps, mut loud) = (1, 1);
-        // With each image, how many steps it stands for.
-        let mut images: Vec<(Snapshot, usize)> = Vec::new();
-        let mut stepper = Self::start(&mut stage, &mut self.calls, scene);
-        images.push((stepper.snapshot(ledger()), 1));
-        loop {
-            let step = stepper.step();
-            if step == Step::End {
-                break;
-            }
-            steps += 1;
-            loud += usize::from(step == Step::Loud);
-            match images.last_mut() {
-                Some((last, count)) if last.bytes == stepper.bytes() => *count += 1,
-                _ => images.push((stepper.snapshot(ledger()), 1)),
-            }
-        }
-        let dead = stepper.kill();
+        let walk = Walk::to_the_end(Self::start(&mut stage, &mut self.calls, scene));
+        self.note(scene, "at the end", walk.verdict);
         if scene.is_in_segment {
-            for (index, (image, count)) in images.iter().enumerate() {
-                let result = judge::judge_snapshot(&stage, scene, image);
-                self.figures.points += *count as u64 - 1;
-                self.note(scene, &format!("at image {index}"), result);
-            }
+            self.judge_images(&stage, scene, &walk.images, "");
         }
-        drop(dead);
-        (steps, loud)
+        (walk.steps, walk.loud)
+    }
+
+    fn judge_images(&mut self, stage: &Stage<A>, scene: &Scene<A>, images: &[(Snapshot, u64)], when: &str) {
+        for (index, (image, count)) in images.iter().enumerate() {
+            let result = judge::judge_snapshot(stage, scene, image);
+            self.figures.points += count - 1;
+            self.note(scene, &format!("{when}at image {index}"), result);
+        }
+    }
+
+    /// Takes each `stride`-th image that a victim of this scene leaves, lets somebody recover from it, one instruction at a time, and judges
+    /// the images that the recovery leaves on its way.
+    pub fn kill_the_recovery(&mut self, scene: &Scene<A>, stride: usize) -> String {
+        let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
+        let walk = Walk::to_the_end(Self::start(&mut stage, &mut self.calls, scene));
+        let (mut recoveries, mut images, mut steps) = (0, 0, 0);
+        // The last one is that of a death when all is done.
+        for (index, (image, _)) in walk.images.iter().enumerate().rev().step_by(stride) {
+            stage.view.restore(&image.bytes);
+            ledger().restore(image);
+            let name = stage.name.to_owned();
+            let recovery = Walk::to_the_end(Stepper::start(&mut stage.view, &mut self.calls, |trace| {
+                let mut conf = Some(Builder::new(&name).attach().unwrap());
+                let mut arena = None;
+                trace(&mut || arena = Some(conf.take().unwrap().arena::<A>().unwrap()));
+            }));
+            self.note(scene, &format!("at image {index}, in its recovery"), recovery.verdict);
+            self.judge_images(&stage, scene, &recovery.images, &format!("at image {index}, the recovery "));
+            recoveries += 1;
+            images += recovery.images.len();
+            steps += recovery.steps;
+        }
+        format!("{} {}: {recoveries} recoveries, instructions {steps}, images {images}", A::NAME, scene.label)
     }
 
     /// Kills a victim at every `stride`-th of the steps that count, of which there are about `most`.

@@ -83,7 +83,10 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         scenes.push(Scene { label, past, leaves, is_in_segment, operate });
     };
     let nothing = Leaves::empty();
-    use Past::{Condemned, Corpse, Crowded, Deserted, DirectoryLocked, Full, Growing, HeapLocked, Nothing, Observed, Unformed};
+    use Past::{
+        Condemned, Corpse, Crowded, Deserted, DirectoryLocked, Full, Growing, HeapLocked, Nothing, Observed,
+        Unformed,
+    };
 
     // Allocating and freeing.
     let alloc: fn(Victim<'_, A>) = |victim| {

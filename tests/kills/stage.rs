@@ -92,7 +92,8 @@ impl Ledger {
     }
 
     pub fn take_verdict(&self) -> (u32, String) {
-        let bytes: Vec<_> = self.text.iter().map(|byte| byte.load(SeqCst)).take_while(|byte| *byte != 0).collect();
+        let bytes: Vec<_> =
+            self.text.iter().map(|byte| byte.load(SeqCst)).take_while(|byte| *byte != 0).collect();
         (self.verdict.swap(0, SeqCst), String::from_utf8_lossy(&bytes).into_owned())
     }
 }
@@ -217,7 +218,10 @@ impl<A: Allocator> Holdings<A> {
             assert_eq!(ledger().times_destroyed(object.id()), 0, "destroyed, and in use");
         }
         for slice in &self.slices {
-            assert!(slice.iter().all(|byte| *byte == slice.len() as u8), "somebody else has written to a slice");
+            assert!(
+                slice.iter().all(|byte| *byte == slice.len() as u8),
+                "somebody else has written to a slice"
+            );
         }
         assert_eq!(ledger().times_destroyed(self.held.id()), 0, "destroyed, and in use");
     }

@@ -4,7 +4,7 @@
 //! is about to be made or has just been made. Killed at any other step, the victim leaves what it would have left at
 //! the last loud one.
 
-use super::stage::{Board, Snapshot};
+use super::judge;
 use crate::common::campaign::Forked;
 use crate::common::tracer::Tracee;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -99,7 +99,7 @@ impl<'a> Stepper<'a> {
             Tracee::offer();
             work(&mut |operation| {
                 Tracee::stop();
-                operation();
+                judge::leave_verdict(judge::caught(operation));
                 Tracee::stop();
             });
         });
@@ -113,10 +113,6 @@ impl<'a> Stepper<'a> {
     /// The segment as it is now.
     pub fn bytes(&self) -> &[u8] {
         &self.last
-    }
-
-    pub fn snapshot(&self, board: &Board) -> Snapshot {
-        board.snapshot(&self.last)
     }
 
     /// Executes one instruction.

@@ -1,0 +1,106 @@
+//! Mistakes put in on purpose, each found by a campaign
+//!
+//! Only with `--cfg planted`, which puts the mistakes into the crate, asleep until one is woken:
+//! `RUSTFLAGS="--cfg planted" cargo test --target-dir target/planted --test planted`.
+//!
+//! | mistake | found by | as |
+//! |---|---|---|
+//! | `LockInTwoWords`: locked, and by whom, are two words | `kill_points` | an arena that is damaged: locked by nobody |
+//! | `SizeBeforeRemainder`: Tlsf commits a size before the header behind it | `kill_points` | a damaged chain |
+//! | `ClaimAnySerial`: a claim does not look at the serial | `kill_points` | a stale handle that is good |
+//! | `ReleaseInTwoSteps`: first nobody holds it, then the last one does | `kill_points` | a block that is nobody's |
+//! | `SlotBeforeObjects`: a sweep frees the slot before the objects | `kill_recovery` | objects that are never given back |
+//! | `CommitWithoutFence`: a commit overtakes the stores before it | `kill_points` | a damaged chain |
+//!
+//! Others are planted where they show better: a wake-up that is left out, a lock that is taken over by a plain store and more in the
+//! loom models of `src/lock`, fifteen in `object_model`, seven in `protocol_model`.
+#![cfg(all(planted, target_arch = "x86_64"))]
+#![allow(missing_docs)]
+
+#[macro_use]
+mod common;
+mod kills;
+
+use common::Parent;
+use common::arena::Allocator;
+use common::campaign::{self, Figures};
+use kills::{Extent, Runner};
+use shmem_bind::planted::{Mistake, plant};
+use shmem_bind::{Slab, Tlsf};
+
+const MISTAKES: [Mistake; 6] = [
+    Mistake::LockInTwoWords,
+    Mistake::SizeBeforeRemainder,
+    Mistake::ClaimAnySerial,
+    Mistake::ReleaseInTwoSteps,
+    Mistake::SlotBeforeObjects,
+    Mistake::CommitWithoutFence,
+];
+
+#[test]
+#[ignore = "the entry point of child processes"]
+fn child() {
+    common::run_child(&[("find tlsf", drive::<Tlsf>), ("find slab", drive::<Slab>)]);
+}
+
+/// Makes a mistake, if there is one of this name, and runs a campaign on one scene.
+fn drive<A: Allocator>(parent: &mut Parent) {
+    let [mistake, campaign, label] = [0, 1, 2].map(|index| parent.argument(index).to_owned());
+    let scenes = kills::scenes::all::<A>();
+    let scene = scenes.iter().find(|scene| scene.label == label).unwrap();
+    let mut runner = Runner::<A>::new();
+    if let Some(mistake) = MISTAKES.into_iter().find(|other| format!("{other:?}") == mistake) {
+        plant(mistake);
+    }
+    let line = match campaign.as_str() {
+        "points" => runner.kill_in(scene, Extent::parse("some")),
+        "recovery" => runner.kill_the_recovery(scene, 100),
+        _ => panic!("{campaign}"),
+    };
+    campaign::progress(parent, &line);
+    runner.figures.tell(parent);
+}
+
+/// The campaign finds the mistake, and nothing without it.
+#[track_caller]
+fn assert_found<A: Allocator>(mistake: Mistake, campaign: &str, label: &str) -> Figures {
+    let role = format!("find {}", A::NAME);
+    campaign::run(&role, &["none", campaign, label]).conclude("without a mistake");
+    let figures = campaign::run(&role, &[&format!("{mistake:?}"), campaign, label]);
+    println!("{mistake:?}: {figures}, at first {:?}", figures.reports.first());
+    assert!(!figures.is_clean(), "{mistake:?} has not been found");
+    figures
+}
+
+#[test]
+fn a_lock_in_two_words() {
+    let figures = assert_found::<Tlsf>(Mistake::LockInTwoWords, "points", "alloc");
+    assert_ne!(figures.corrupt + figures.stuck, 0);
+}
+
+#[test]
+fn a_size_before_the_remainder() {
+    assert_ne!(assert_found::<Tlsf>(Mistake::SizeBeforeRemainder, "points", "alloc").corrupt, 0);
+}
+
+#[test]
+fn a_claim_of_any_serial() {
+    assert_found::<Slab>(Mistake::ClaimAnySerial, "points", "claim of a stale handle");
+}
+
+#[test]
+fn a_release_in_two_steps() {
+    assert_found::<Slab>(Mistake::ReleaseInTwoSteps, "points", "last release");
+}
+
+#[test]
+fn a_slot_before_the_objects() {
+    assert_ne!(assert_found::<Tlsf>(Mistake::SlotBeforeObjects, "recovery", "alloc").lost, 0);
+    let label = "sweep of a corpse, opening the arena";
+    assert_ne!(assert_found::<Slab>(Mistake::SlotBeforeObjects, "points", label).lost, 0);
+}
+
+#[test]
+fn a_commit_without_a_fence() {
+    assert_ne!(assert_found::<Tlsf>(Mistake::CommitWithoutFence, "points", "alloc").corrupt, 0);
+}
