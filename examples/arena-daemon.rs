@@ -73,7 +73,7 @@ fn daemon(crash: bool) -> Result<(), Box<dyn Error>> {
         let status = run("doomed", &name)?;
         println!("daemon: the client ended by {status}");
         let given_back = arena.sweep()?;
-        println!("daemon: given back: {} objects, {} references", given_back.objects, given_back.references);
+        println!("daemon: given back: {given_back}");
     }
     run("observer", &name)?;
 

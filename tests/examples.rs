@@ -54,7 +54,7 @@ fn arena_daemon() {
          alignment is 1 and not 2; use the same definition of the type in all processes\n";
     let crash = "client: holds a slice and a reference, and is killed\n\
          daemon: the client ended by signal: 9 (SIGKILL)\n\
-         daemon: given back: 1 objects, 1 references\n";
+         daemon: given back: 1 object (8032 bytes), 1 reference and 0 locks of 1 dead attachment\n";
     let end = "observer: limit 100, requests [34, 33, 33]\n\
          daemon: 100 requests, 10 errors\n\
          daemon: config has 8 bytes and 1 holders\n\

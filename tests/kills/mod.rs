@@ -100,16 +100,19 @@ impl<A: Allocator> Runner<A> {
         Self { figures: Figures::default(), calls: HashMap::new(), allocator: PhantomData }
     }
 
-    /// Forks a victim of this scene, which stops before its operation.
-    pub fn start<'a>(
+    /// Forks a victim of this scene, which stops before its operation; gives the one, too, who may have died meanwhile.
+    fn start<'a>(
         stage: &'a mut Stage<A>,
         calls: &'a mut HashMap<u64, bool>,
         scene: &Scene<A>,
-    ) -> Stepper<'a> {
+    ) -> (Stepper<'a>, Option<Forked>) {
         let (name, past) = (stage.name.to_owned(), stage.past);
-        Stepper::start(&mut stage.view, calls, |trace| {
+        let mut stepper = Stepper::start(&mut stage.view, calls, |trace| {
             (scene.operate)(Victim { name: &name, past, trace, allocator: PhantomData });
-        })
+        });
+        let dead = Stage::<A>::die_lately(past, &name);
+        stepper.begin();
+        (stepper, dead)
     }
 
     fn note(&mut self, scene: &Scene<A>, at: &str, result: Result<(), Fault>) {
@@ -136,7 +139,8 @@ impl<A: Allocator> Runner<A> {
     /// death would leave. Gives the numbers of steps, and of loud ones.
     fn walk(&mut self, scene: &Scene<A>) -> (usize, usize) {
         let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
-        let walk = Walk::to_the_end(Self::start(&mut stage, &mut self.calls, scene));
+        let (stepper, _dead) = Self::start(&mut stage, &mut self.calls, scene);
+        let walk = Walk::to_the_end(stepper);
         self.note(scene, "at the end", walk.verdict);
         if scene.is_in_segment {
             self.judge_images(&stage, scene, &walk.images, "");
@@ -156,7 +160,8 @@ impl<A: Allocator> Runner<A> {
     /// the images that the recovery leaves on its way.
     pub fn kill_the_recovery(&mut self, scene: &Scene<A>, stride: usize) -> String {
         let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
-        let walk = Walk::to_the_end(Self::start(&mut stage, &mut self.calls, scene));
+        let (stepper, _dead) = Self::start(&mut stage, &mut self.calls, scene);
+        let walk = Walk::to_the_end(stepper);
         let (mut recoveries, mut images, mut steps) = (0, 0, 0);
         // The last one is that of a death when all is done.
         for (index, (image, _)) in walk.images.iter().enumerate().rev().step_by(stride) {
@@ -190,7 +195,7 @@ impl<A: Allocator> Runner<A> {
             // Addresses, and so the number of steps, differ a little from one segment to the next.
             assert!(target < most * 2 + 100, "an operation that does not end");
             let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
-            let mut stepper = Self::start(&mut stage, &mut self.calls, scene);
+            let (mut stepper, dead_before) = Self::start(&mut stage, &mut self.calls, scene);
             let mut passed = 0;
             let mut is_over = false;
             while passed < target && !is_over {
@@ -202,7 +207,7 @@ impl<A: Allocator> Runner<A> {
             let dead = stepper.kill();
             let result = judge::judge_for_good(stage, scene, target % 2 == 0);
             self.note(scene, &format!("at step {target}"), result);
-            drop(dead);
+            drop((dead, dead_before));
             kills += 1;
             if is_over {
                 break;

@@ -84,8 +84,8 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     };
     let nothing = Leaves::empty();
     use Past::{
-        Condemned, Corpse, Crowded, Deserted, DirectoryLocked, Full, Growing, HeapLocked, Nothing, Observed,
-        Unformed,
+        Condemned, Corpse, Crowded, Deserted, DirectoryLocked, DirectoryLockedLately, Full, Growing,
+        HeapLocked, HeapLockedLately, Nothing, Observed, Unformed,
     };
 
     // Allocating and freeing.
@@ -109,10 +109,11 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         drop(arena.alloc(Sealed::new()).unwrap());
         victim.does(|| arena.alloc(Sealed::new()).unwrap());
     });
-    add("alloc_slice of 2000 bytes", Observed, nothing, true, |victim| {
+    let large: fn(Victim<'_, A>) = |victim| {
         let arena = victim.attach();
         victim.does(|| arena.alloc_uninit_slice::<u8>(2000).unwrap());
-    });
+    };
+    add("alloc_slice of 2000 bytes", Observed, nothing, true, large);
     add("alloc_str", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         victim.does(|| arena.alloc_str("some words").unwrap());
@@ -134,16 +135,8 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
             unsafe { slot.assume_init() }
         });
     });
-    add("alloc after a death in the heap", HeapLocked, nothing, true, alloc);
-    add("alloc_slice after a death in the heap", HeapLocked, nothing, true, |victim| {
-        let arena = Builder::new(victim.name).attach().unwrap();
-        // Opening the arena finds the dead first.
-        victim.does(|| arena.arena::<A>().unwrap().alloc_uninit_slice::<u8>(2000).unwrap());
-    });
-    add("alloc_slice when blocks wait to be freed", Condemned, nothing, true, |victim| {
-        let arena = victim.attach();
-        victim.does(|| arena.alloc_uninit_slice::<u8>(2000).unwrap());
-    });
+    add("alloc_slice after a death in the heap", HeapLockedLately, nothing, true, large);
+    add("alloc_slice when blocks wait to be freed", Condemned, nothing, true, large);
     add("usage when blocks wait to be freed", Condemned, nothing, true, |victim| {
         let arena = victim.attach();
         victim.does(|| arena.usage().unwrap());
@@ -173,11 +166,13 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         drop((first, last));
         victim.does(|| drop(middle));
     });
-    add("free a slice of 2000 bytes", Observed, nothing, true, |victim| {
+    let free_large: fn(Victim<'_, A>) = |victim| {
         let arena = victim.attach();
         let slice = arena.alloc_uninit_slice::<u8>(2000).unwrap();
         victim.does(|| drop(slice));
-    });
+    };
+    add("free a slice of 2000 bytes", Observed, nothing, true, free_large);
+    add("free after a death in the heap", HeapLockedLately, nothing, true, free_large);
     add("into_inner", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         let number = arena.alloc(7_u64).unwrap();
@@ -202,9 +197,9 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         ledger().set_handle(again.to_bits());
         victim.does(|| arena.claim(stale).unwrap_err());
     });
-    add("claim after a death in the heap", HeapLocked, Leaves::LEAKED, true, |victim| {
-        let conf = victim.conf();
-        victim.does(|| conf.arena::<A>().unwrap().claim(handle()).unwrap());
+    add("claim after a death in the heap", HeapLockedLately, Leaves::LEAKED, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.claim(handle()).unwrap());
     });
     add("leaked", Observed, nothing, true, |victim| {
         let arena = victim.attach();
@@ -250,15 +245,8 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     };
     add("publish", Observed, nothing, true, publish);
     add("publish into a larger table", Crowded, nothing, true, publish);
-    add("publish after a death in the directory", DirectoryLocked, nothing, true, |victim| {
-        let conf = victim.conf();
-        victim.does(|| {
-            let arena = conf.arena::<A>().unwrap();
-            let object = shared(&arena);
-            arena.publish("new", &object).unwrap();
-            object
-        });
-    });
+    add("publish after a death in the directory", DirectoryLockedLately, nothing, true, publish);
+    add("publish after a death in the heap", HeapLockedLately, nothing, true, publish);
     add("publish_pinned", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         let object = shared(&arena);
@@ -270,6 +258,10 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         victim.does(|| arena.publish("held", &object).unwrap_err());
     });
     add("unpublish", Observed, Leaves::LOOSE, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.unpublish::<Sealed>("loose").unwrap());
+    });
+    add("unpublish after a death in the directory", DirectoryLockedLately, Leaves::LOOSE, true, |victim| {
         let arena = victim.attach();
         victim.does(|| arena.unpublish::<Sealed>("loose").unwrap());
     });
@@ -315,6 +307,15 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let arena = victim.attach();
         victim.does(|| arena.grow(MAX_SIZE).unwrap());
     });
+    for (label, past) in [
+        ("sweep after a death in the heap", HeapLockedLately),
+        ("sweep after a death in the directory", DirectoryLockedLately),
+    ] {
+        add(label, past, nothing, true, |victim| {
+            let arena = victim.attach();
+            victim.does(|| assert_ne!(arena.sweep().unwrap().locks, 0));
+        });
+    }
     for (label, past) in [
         ("sweep of a corpse, opening the arena", Corpse),
         ("sweep of one who had the heap", HeapLocked),
@@ -394,6 +395,7 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     });
     // Bump needs no lock that one could die with, and gives memory back only to one who is alone.
     let is_bump = A::NAME == "bump";
-    scenes.retain(|scene| !is_bump || !matches!(scene.past, HeapLocked | Condemned | Full));
+    scenes
+        .retain(|scene| !is_bump || !matches!(scene.past, HeapLocked | HeapLockedLately | Condemned | Full));
     scenes
 }

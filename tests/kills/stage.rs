@@ -1,9 +1,9 @@
 //! The segment that a victim comes to, and what was there before it
 
 use super::stepper::{Step, Stepper, View};
-use crate::common::TestName;
 use crate::common::arena::Allocator;
 use crate::common::campaign::{self, Forked};
+use crate::common::{TestName, path_of};
 use shmem_bind::{Arena, Builder, BuilderWithSize, SegmentId, ShmemArc, ShmemBox, shareable};
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -162,8 +162,12 @@ pub enum Past {
     Full,
     /// The same, and another process was killed with the lock of the heap.
     HeapLocked,
+    /// The same, but that one died when the victim had opened the arena already.
+    HeapLockedLately,
     /// The same, and another process was killed with the lock of the directory, while it published a name.
     DirectoryLocked,
+    /// The same, but that one died when the victim had opened the arena already.
+    DirectoryLockedLately,
     /// The same, and boxes were dropped while another process had the lock of the heap.
     Condemned,
     /// All who were attached were killed.
@@ -318,21 +322,8 @@ impl<A: Allocator> Stage<A> {
                 }
                 std::mem::forget(arena);
             })),
-            Past::HeapLocked => {
-                let dead = stage.killed_with(HEAP_LOCK, 3, calls, |name| {
-                    let arena = attach::<A>(name);
-                    move || std::mem::forget(arena.alloc_uninit_slice::<u8>(3000))
-                });
-                stage._dead.push(dead);
-            }
-            Past::DirectoryLocked => {
-                let dead = stage.killed_with(DIRECTORY_LOCK, 12, calls, |name| {
-                    let arena = attach::<A>(name);
-                    let object = ShmemBox::into_arc(arena.alloc(Sealed::new()).unwrap());
-                    move || arena.publish("of the dead", &object).unwrap()
-                });
-                stage._dead.push(dead);
-            }
+            Past::HeapLocked => stage._dead.push(Self::die_in_heap(&name)),
+            Past::DirectoryLocked => stage._dead.push(Self::die_in_directory(&name)),
             Past::Condemned => {
                 let (box_, slice) = (holdings.boxes.pop().unwrap(), holdings.slices.pop().unwrap());
                 stage.while_locked(calls, || drop((box_, slice)));
@@ -353,16 +344,40 @@ impl<A: Allocator> Stage<A> {
         forked
     }
 
+    /// One who dies when the victim has done all but its operation.
+    pub fn die_lately(past: Past, name: &str) -> Option<Forked> {
+        match past {
+            Past::HeapLockedLately => Some(Self::die_in_heap(name)),
+            Past::DirectoryLockedLately => Some(Self::die_in_directory(name)),
+            _ => None,
+        }
+    }
+
+    fn die_in_heap(name: &str) -> Forked {
+        Self::killed_with(name, HEAP_LOCK, 3, |name| {
+            let arena = attach::<A>(name);
+            let object = arena.alloc(Sealed::new()).unwrap();
+            move || std::mem::forget((&object, arena.alloc_uninit_slice::<u8>(3000)))
+        })
+    }
+
+    fn die_in_directory(name: &str) -> Forked {
+        Self::killed_with(name, DIRECTORY_LOCK, 12, |name| {
+            let arena = attach::<A>(name);
+            let object = ShmemBox::into_arc(arena.alloc(Sealed::new()).unwrap());
+            move || arena.publish("of the dead", &object).unwrap()
+        })
+    }
+
     /// Kills somebody so many loud steps after it took a lock.
     fn killed_with<W: FnMut()>(
-        &mut self,
+        name: &str,
         lock: usize,
         steps: u32,
-        calls: &mut HashMap<u64, bool>,
         prepare: impl FnOnce(&str) -> W,
     ) -> Forked {
-        let name = &*self.name;
-        let mut stepper = Stepper::start(&mut self.view, calls, |trace| {
+        let (mut view, mut calls) = (View::new(path_of(name)), HashMap::new());
+        let mut stepper = Stepper::start(&mut view, &mut calls, |trace| {
             let mut work = prepare(name);
             trace(&mut || work());
         });

@@ -110,6 +110,12 @@ impl<'a> Stepper<'a> {
         Self { victim, tracee, view, last, is_in_call: false, calls }
     }
 
+    /// Takes the segment as it is now for the beginning.
+    pub fn begin(&mut self) {
+        self.last.clear();
+        self.last.extend_from_slice(self.view.bytes());
+    }
+
     /// The segment as it is now.
     pub fn bytes(&self) -> &[u8] {
         &self.last
