@@ -21,6 +21,9 @@ use rustix::process::{self, Pid, PidfdFlags};
 /// `statfs` type of the file system of pidfds since Linux 6.9, where each process has an inode of its own.
 const PID_FS_MAGIC: u64 = 0x5049_4446;
 
+/// `PIDFD_THREAD`, Linux 6.9: what is asked for is a thread, and not a process.
+const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+
 /// `PIDFD_GET_PID_NAMESPACE`, Linux 6.11.
 const PIDFD_GET_PID_NAMESPACE: Opcode = ioctl::opcode::none(0xFF, 5);
 
@@ -34,7 +37,7 @@ pub(crate) fn effective_uid() -> u32 {
     process::geteuid().as_raw()
 }
 
-/// A process, held so that its number cannot go to another one meanwhile.
+/// A process, or a thread, held so that its number cannot go to another one meanwhile.
 #[derive(Debug)]
 pub(crate) struct Pidfd(OwnedFd);
 
@@ -43,7 +46,7 @@ pub(crate) struct Pidfd(OwnedFd);
 pub(crate) enum Liveness {
     /// No process has this number, or it has exited (a zombie counts).
     Dead,
-    /// A process has this number, and can be asked more.
+    /// A process, or a thread of one, has this number, and can be asked more.
     Alive(Pidfd),
     /// A process has this number, or the kernel does not say.
     Unknown,
@@ -58,12 +61,19 @@ pub(crate) fn liveness(pid: u32) -> Liveness {
         Ok(fd) if has_exited(&fd) => Liveness::Dead,
         Ok(fd) => Liveness::Alive(Pidfd(fd)),
         Err(Errno::SRCH) => Liveness::Dead,
-        // No pidfds (before Linux 5.3, or filtered), no descriptor left, or a number that only a thread or a
-        // process group uses. kill(2) then still knows for certain when there is no such process.
-        Err(_) => match process::test_kill_process(pid) {
-            Err(Errno::SRCH) => Liveness::Dead,
-            _ => Liveness::Unknown,
-        },
+        // Threads get their numbers where processes do. That it is one now says nothing of the process that had the
+        // number; that it is another than that process does.
+        Err(_) => process::pidfd_open(pid, THREAD)
+            .map_or_else(|_| liveness_by_kill(pid), |fd| Liveness::Alive(Pidfd(fd))),
+    }
+}
+
+/// No pidfds (before Linux 5.3, or filtered), no descriptor left, or a number that only a thread (before Linux 6.9)
+/// or a process group uses. kill(2) then still knows for certain when there is no such process.
+fn liveness_by_kill(pid: Pid) -> Liveness {
+    match process::test_kill_process(pid) {
+        Err(Errno::SRCH) => Liveness::Dead,
+        _ => Liveness::Unknown,
     }
 }
 
@@ -223,6 +233,25 @@ mod tests {
         assert!(matches!(liveness(pid), Liveness::Dead));
         child.wait().unwrap();
         assert!(matches!(liveness(pid), Liveness::Dead));
+    }
+
+    #[test]
+    fn a_thread_is_not_the_process_that_had_its_number() {
+        std::thread::spawn(|| {
+            let own = Pidfd::own().unwrap();
+            let number = rustix::thread::gettid().as_raw_pid().unsigned_abs();
+            match liveness(number) {
+                Liveness::Alive(thread) if own.serial().is_some() => {
+                    assert_ne!(thread.serial(), own.serial())
+                }
+                Liveness::Dead => panic!("a thread has this number"),
+                Liveness::Alive(_) | Liveness::Unknown => {
+                    assert!(process::pidfd_open(rustix::thread::gettid(), THREAD).is_err(), "it can be told apart");
+                }
+            }
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]
