@@ -17,6 +17,7 @@ use rustix::io::{self, Errno};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode};
 use rustix::path::DecInt;
 use rustix::process::{self, Pid, PidfdFlags};
+use rustix::thread;
 
 /// `statfs` type of the file system of pidfds since Linux 6.9, where each process has an inode of its own.
 const PID_FS_MAGIC: u64 = 0x5049_4446;
@@ -124,6 +125,11 @@ impl Pidfd {
 /// Inode number of the PID namespace of this process.
 pub(crate) fn own_namespace(own: Option<&Pidfd>) -> Option<u64> {
     if let Some(namespace) = own.and_then(Pidfd::namespace) {
+        return Some(namespace);
+    }
+    // A process whose main thread has ended does not say; a thread that runs does.
+    let thread = process::pidfd_open(thread::gettid(), THREAD).ok().map(Pidfd);
+    if let Some(namespace) = thread.as_ref().and_then(Pidfd::namespace) {
         return Some(namespace);
     }
     // "self" leads to this very process, whichever namespace this /proc is of.
@@ -239,14 +245,14 @@ mod tests {
     fn a_thread_is_not_the_process_that_had_its_number() {
         std::thread::spawn(|| {
             let own = Pidfd::own().unwrap();
-            let number = rustix::thread::gettid().as_raw_pid().unsigned_abs();
+            let number = thread::gettid().as_raw_pid().unsigned_abs();
             match liveness(number) {
                 Liveness::Alive(thread) if own.serial().is_some() => {
                     assert_ne!(thread.serial(), own.serial())
                 }
                 Liveness::Dead => panic!("a thread has this number"),
                 Liveness::Alive(_) | Liveness::Unknown => {
-                    assert!(process::pidfd_open(rustix::thread::gettid(), THREAD).is_err(), "it can be told apart");
+                    assert!(process::pidfd_open(thread::gettid(), THREAD).is_err(), "it can be told apart");
                 }
             }
         })
