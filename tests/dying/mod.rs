@@ -13,6 +13,7 @@
 
 mod kinds;
 pub mod scenes;
+pub mod spaces;
 pub mod poses;
 
 pub use kinds::{Bare, Kind, Objects, Pose};
@@ -68,7 +69,8 @@ pub struct Tally {
     /// Deaths that the first question noticed.
     deaths: AtomicU64,
     number: AtomicU64,
-    noticed: AtomicU64,
+    /// How many times there are: what each question took of its own, and by the clock, in microseconds.
+    timed: AtomicU64,
     own: [AtomicU32; TIMES],
     wall: [AtomicU32; TIMES],
 }
@@ -139,14 +141,22 @@ impl Court {
         say(&format!("progress {scene}: {:.1?}", start.elapsed()));
     }
 
-    /// A question: gives its answer, and takes its time.
+    /// A question that a death is noticed by: gives its answer, and takes its time.
     fn timed<T>(&self, question: impl FnOnce() -> T) -> T {
+        self.timed_if(question, |_| true)
+    }
+
+    /// The same, if its answer is one of these.
+    fn timed_if<T>(&self, question: impl FnOnce() -> T, counts: impl FnOnce(&T) -> bool) -> T {
         let sleeps = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();
         let (start, slept, processor) = (Instant::now(), sleeps(), processor_time());
         let answer = question();
         let (processor, slept, wall) = (processor_time() - processor, sleeps() - slept, start.elapsed());
+        if !counts(&answer) {
+            return answer;
+        }
         let own = processor.as_micros() as u32 + slept as u32 * SLEEP;
-        let index = self.tally.noticed.fetch_add(1, SeqCst) as usize;
+        let index = self.tally.timed.fetch_add(1, SeqCst) as usize;
         if let (Some(own_time), Some(wall_time)) = (self.tally.own.get(index), self.tally.wall.get(index)) {
             own_time.store(own, SeqCst);
             wall_time.store(wall.as_micros() as u32, SeqCst);
@@ -161,7 +171,7 @@ impl Court {
     pub fn tell(&self, parent: &mut Parent) {
         let of = |counter: &AtomicU64| counter.load(SeqCst);
         let tally = &self.tally;
-        let count = of(&tally.noticed).min(TIMES as u64) as usize;
+        let count = of(&tally.timed).min(TIMES as u64) as usize;
         let summary = |times: &[AtomicU32]| {
             let mut times: Vec<_> = times.iter().take(count).map(|time| time.load(SeqCst)).collect();
             times.sort_unstable();
@@ -195,6 +205,8 @@ pub enum Way {
     /// By a newcomer, who takes the place of an owner that died.
     Open,
 }
+
+pub const WAYS: [Way; 2] = [Way::Sweep, Way::Open];
 
 /// A segment, and the process that asks.
 pub struct Stage<'a, K> {
@@ -357,11 +369,12 @@ impl<'a, K: Kind> Stage<'a, K> {
     #[track_caller]
     pub fn alone(mut self, what: &str, count: u32) -> Self {
         let (swept, hasty) = (self.asker.state().swept, self.asker.attachments() - 1);
+        let was_owned = self.asker.conf().owner_pid().is_some();
         self.asker.leave();
         self.left(hasty);
         self.court.timed(|| self.asker.come_back(self.name));
-        let is_owned = has_adopted(self.asker.conf());
-        self.judge(what, swept, count, is_owned, false);
+        let is_adopted = has_adopted(self.asker.conf());
+        self.judge(what, swept, count, is_adopted == was_owned, false);
         self
     }
 
@@ -396,13 +409,23 @@ pub struct Held<'a, K: Kind> {
 }
 
 impl<K: Kind> Held<'_, K> {
-    /// Does what it is told, until there is nothing more to do.
+    /// Does what it is told, until it is told to leave.
     pub fn obey(self, mut line: UnixStream) {
         let mut order = [0];
-        while line.read(&mut order).unwrap() == 1 {
+        loop {
+            if line.read(&mut order).unwrap() == 0 {
+                // Whoever gave the orders has died: so does this one, and leaves all that it holds.
+                unsafe { libc::_exit(1) };
+            }
             let answer = match order {
                 // How many deaths it notices.
-                [b'a'] => self.court.timed(|| self.ask()),
+                [b'a'] => self.court.timed_if(|| self.ask(), |noticed| *noticed > 0),
+                [b'q'] => break,
+                // Owns the segment.
+                [b'o'] => {
+                    self.kind.conf().try_own().unwrap();
+                    0
+                }
                 // Goes on.
                 [b'w'] => {
                     self.kind.work(&self.property);
@@ -494,6 +517,13 @@ impl Victim {
         self.await_byte(0);
     }
 
+    /// Has it own the segment.
+    #[track_caller]
+    pub fn own(&self) {
+        self.tell(b'o');
+        self.await_byte(0);
+    }
+
     /// Stops it, and waits until it has stopped.
     pub fn stop(&self) {
         self.process.signal(Signal::SIGSTOP);
@@ -504,7 +534,7 @@ impl Victim {
     /// Lets it leave by itself.
     #[track_caller]
     pub fn finish(self) {
-        drop(self.line);
+        self.tell(b'q');
         self.process.finish();
     }
 }

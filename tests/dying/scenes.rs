@@ -1,6 +1,6 @@
 //! Scenes that anybody may play: states in which a process is alive or dead, and does not look so
 
-use super::{Court, Held, Kind, READY, Stage, Victim, Way};
+use super::{Court, Held, Kind, READY, Stage, Victim, WAYS, Way};
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::ptrace;
@@ -12,11 +12,11 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const WAYS: [Way; 2] = [Way::Sweep, Way::Open];
 /// How many instructions after it has got a lock a victim is stopped.
 const INSTRUCTIONS: [u32; 3] = [0, 7, 30];
 /// How often it is asked while something goes on.
@@ -185,10 +185,19 @@ fn await_zombie(pid: Pid) {
     await_state(pid, 'Z');
 }
 
-/// Waits until a process, or its main thread if that is another's child, is in this state.
+/// Where `/proc` is for the scenes, when it has been hidden from those who play.
+pub const HIDDEN_PROC: &str = "/mnt";
+
+/// A file under `/proc`.
+pub fn proc_path(file: &str) -> PathBuf {
+    let place = if Path::new("/proc/self").exists() { "/proc" } else { HIDDEN_PROC };
+    Path::new(place).join(file)
+}
+
+/// Waits until the main thread of a process is in this state.
 fn await_state(pid: Pid, state: char) {
     loop {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let stat = fs::read_to_string(proc_path(&format!("{pid}/stat"))).unwrap();
         let (_, rest) = stat.rsplit_once(") ").unwrap();
         if rest.starts_with(state) {
             return;
@@ -217,7 +226,8 @@ pub fn exec<K: Kind>(court: &Court, name: &str) {
             let mut is_program = false;
             while !is_program {
                 stage.alive("one that execs");
-                let program = fs::read_to_string(format!("/proc/{}/comm", victim.process.pid())).unwrap();
+                let program =
+                    fs::read_to_string(proc_path(&format!("{}/comm", victim.process.pid()))).unwrap();
                 is_program = program == "cat\n";
             }
             meow(&victim);
