@@ -21,7 +21,7 @@ fn child() {
 fn judge(parent: &mut Parent) {
     let court = Court::new(parent);
     court.play_each("routine", each!(scenes::routine));
-    court.play_each("stop", each!(scenes::stop));
+    court.play_round("stop", each!(scenes::stop));
     court.play_each("fork", each!(scenes::fork));
     court.play_each("exec", each!(scenes::exec));
     court.play_each("leader", each!(scenes::leader));

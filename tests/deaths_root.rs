@@ -24,7 +24,7 @@ fn child() {
 fn judge(parent: &mut Parent) {
     let court = Court::new(parent);
     court.play_each("routine", each!(scenes::routine));
-    court.play_each("stopped", each!(scenes::stop));
+    court.play_round("stopped", each!(scenes::stop));
     court.play_each("fork", each!(scenes::fork));
     court.play_each("exec", each!(scenes::exec));
     court.play_each("no main thread", each!(scenes::leader));
@@ -44,6 +44,8 @@ fn judge(parent: &mut Parent) {
     court.play_each("containers that are started again", each!(spaces::restarts));
     court.play_each("no pidfds", each!(spaces::filtered));
     court.play_each("unknown", each!(spaces::unknown));
+    court.play_each("no descriptors", each!(spaces::no_descriptors));
+    court.play_each("other clocks", each!(spaces::other_clocks));
     court.tell(parent);
 }
 
@@ -57,5 +59,5 @@ fn root_the_dead_are_noticed_and_nobody_else() {
 #[test]
 #[ignore = "takes minutes"]
 fn long_the_dead_are_noticed_and_nobody_else() {
-    campaign::run("judge", &["10", "10000"]).conclude("deaths");
+    campaign::run("judge", &["20", "10000"]).conclude("deaths");
 }

@@ -41,6 +41,9 @@ const SLEEP: u32 = 20_000;
 const PATIENCE: u32 = 300;
 const TIMES: usize = 1 << 16;
 
+/// Plays on a segment of one kind.
+pub type Scene<'a> = &'a dyn Fn(&Court, &str);
+
 /// A scene with each kind of segment.
 #[allow(unused_macros)]
 macro_rules! each {
@@ -130,15 +133,22 @@ impl Court {
         }
     }
 
-    /// Plays a scene with a segment of each kind.
-    pub fn play_each(&self, scene: &str, acts: [(&str, &dyn Fn(&Self, &str)); 4]) {
+    /// Plays a scene with a segment of each kind, as often as the campaign says.
+    pub fn play_each(&self, scene: &str, acts: [(&str, Scene<'_>); 4]) {
         let start = Instant::now();
-        for _ in 0..self.rounds {
-            for (kind, act) in acts {
-                self.play(&format!("{scene}, {kind}"), |name| act(self, name));
+        (0..self.rounds).for_each(|_| self.play_round(scene, acts));
+        say(&format!("progress {scene}: {:.1?}", start.elapsed()));
+    }
+
+    /// Plays a scene, one that takes long, with a segment of each kind.
+    pub fn play_round(&self, scene: &str, acts: [(&str, Scene<'_>); 4]) {
+        for (kind, act) in acts {
+            let (scene, start) = (format!("{scene}, {kind}"), Instant::now());
+            self.play(&scene, |name| act(self, name));
+            if start.elapsed() > Duration::from_secs(5) {
+                say(&format!("progress {scene}: {:.1?}", start.elapsed()));
             }
         }
-        say(&format!("progress {scene}: {:.1?}", start.elapsed()));
     }
 
     /// A question that a death is noticed by: gives its answer, and takes its time.
@@ -289,6 +299,20 @@ impl<'a, K: Kind> Stage<'a, K> {
                 &format!("{what} is taken for dead, {}: {found}, {count} attached", K::NAME),
             );
             // What follows would only say the same again.
+            unsafe { libc::_exit(0) };
+        }
+    }
+
+    /// Asks as [`alive`](Self::alive), but only the one who is attached already.
+    #[track_caller]
+    pub fn alive_to_the_asker(&self, what: &str) {
+        let before = self.asker.state();
+        self.asker.ask();
+        self.court.tally.questions.fetch_add(1, SeqCst);
+        self.court.point();
+        if self.asker.state() != before || self.asker.conf().attachment_count() != self.attached.get() {
+            self.court.tally.false_deaths.fetch_add(1, SeqCst);
+            self.court.report(Wrong::Corrupt, &format!("{what} is taken for dead, {}", K::NAME));
             unsafe { libc::_exit(0) };
         }
     }

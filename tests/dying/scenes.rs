@@ -59,13 +59,11 @@ pub fn routine<K: Kind>(court: &Court, name: &str) {
     last.process.kill_to_zombie();
     stage.dead("all of them", 2, Way::Sweep);
     for pose in K::POSES {
-        for instructions in INSTRUCTIONS {
-            for way in WAYS {
-                let victim = stage.spawn_posing(*pose, instructions);
-                stage.alive_posing("one in the middle of it", *pose);
-                victim.process.kill_to_zombie();
-                stage.dead_posing("a zombie in the middle of it", *pose, way);
-            }
+        for (instructions, way) in INSTRUCTIONS.into_iter().zip(WAYS.into_iter().cycle()) {
+            let victim = stage.spawn_posing(*pose, instructions);
+            stage.alive_posing("one in the middle of it", *pose);
+            victim.process.kill_to_zombie();
+            stage.dead_posing("a zombie in the middle of it", *pose, way);
         }
     }
     stage.end();

@@ -1,11 +1,12 @@
 //! Scenes that need root: PIDs that are used again, other namespaces, no `/proc`
 
 use super::scenes::{self, proc_path};
-use super::{Court, Held, Kind, READY, Stage, Victim, WAYS};
+use super::{Court, Held, Kind, READY, Stage, Victim, WAYS, Way};
 use crate::common::campaign::Forked;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -17,8 +18,8 @@ use std::time::Duration;
 
 /// How many processes have one PID, one after the other, and have not been noticed to be dead.
 const INCARNATIONS: u32 = 20;
-/// How often a container is started again until it has its predecessor's number.
-const RESTARTS: u32 = 40;
+/// How often a container is started again, at most, until it has the number of one before.
+const RESTARTS: u64 = 50;
 /// Two processes that start so far apart have different start times, which the kernel tells in hundredths of a second.
 const TICKS: Duration = Duration::from_millis(25);
 
@@ -128,11 +129,18 @@ impl<'a, K: Kind> Stage<'a, K> {
         let number = self.number();
         let outer = Victim::fork(|mut line| {
             unshare(CloneFlags::CLONE_NEWPID).unwrap();
-            let mut first = Forked::spawn(|| self.hold(number, line.try_clone().unwrap(), act));
+            let (mut gate, mut opener) = UnixStream::pair().unwrap();
+            let mut first = Forked::spawn(|| {
+                gate.read_exact(&mut [0]).unwrap();
+                self.hold(number, line.try_clone().unwrap(), act);
+            });
+            // Who it is comes first on the line.
             line.write_all(&(first.pid().as_raw() as u32).to_ne_bytes()).unwrap();
+            opener.write_all(b"g").unwrap();
             first.reap();
         });
-        let first = Pid::from_raw(outer.hear_child(READY) as i32);
+        let first = Pid::from_raw(outer.hear_number() as i32);
+        outer.await_byte(READY);
         self.comes();
         Container { outer, first }
     }
@@ -303,6 +311,11 @@ pub fn containers<K: Kind>(court: &Court, name: &str) {
     assert_eq!(container.outer.ask(), 0);
     container.outer.work();
     container.kill();
+    // Whose children will be in another namespace is in this one still.
+    let parent = stage.spawn_after(|| unshare(CloneFlags::CLONE_NEWPID).unwrap());
+    stage.alive("the parent of a container");
+    parent.process.kill_to_zombie();
+    stage.dead("the parent of a container", 1, WAYS[0]);
     for _ in 0..3 {
         stage.alive("one that has died in a container");
     }
@@ -394,12 +407,14 @@ pub fn restarts<K: Kind>(court: &Court, name: &str) {
     // The namespaces of those of whom nobody knows that they are dead.
     let mut unknown = Vec::new();
     let mut container = stage.contain(Held::obey);
-    let mut is_known = false;
-    for _ in 0..RESTARTS {
+    let mut restarts = 0;
+    loop {
         unknown.push(container.namespace());
         container.kill();
-        // The kernel gives the number back in its own time.
-        thread::sleep(Duration::from_millis(1));
+        // The kernel gives the number back in its own time, and others take it.
+        restarts += 1;
+        assert!(restarts < RESTARTS, "no container gets the number of one before");
+        thread::sleep(Duration::from_millis(restarts * restarts));
         let swept = stage.swept();
         container = stage.contain(Held::obey);
         container.outer.ask();
@@ -408,12 +423,10 @@ pub fn restarts<K: Kind>(court: &Court, name: &str) {
         let known = before - unknown.len();
         if known > 0 {
             stage.were_dead("one in a container that was started again", swept, known as u32);
-        } else {
-            stage.alive("one in a container, when another is started");
+            break;
         }
-        is_known |= known > 0;
+        stage.alive("one in a container, when another is started");
     }
-    assert!(is_known, "of {RESTARTS} containers none got the number of one before");
     stage.alive("one that has been started again");
     container.outer.work();
     container.kill();
@@ -492,5 +505,69 @@ pub fn unknown<K: Kind>(court: &Court, name: &str) {
         victim.process.kill();
         stage.alive("one of an unknown namespace that is gone");
         stage.alone("one of an unknown namespace, with nobody there", 1).end();
+    });
+}
+
+/// The one who asks has no descriptor left, and so no pidfd.
+pub fn no_descriptors<K: Kind>(court: &Court, name: &str) {
+    in_pid_namespace(Proc::Foreign, || {
+        let stage = Stage::<K>::new(court, name);
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let allow = |limit| setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        for gone in [false, true] {
+            let victim = stage.spawn();
+            allow(0);
+            stage.alive_to_the_asker("one that cannot be looked at");
+            victim.process.kill_to_zombie();
+            stage.alive_to_the_asker("a zombie that cannot be looked at");
+            if gone {
+                victim.process.kill();
+            } else {
+                allow(soft);
+            }
+            let swept = stage.swept();
+            let is_owned = stage.ask(Way::Sweep);
+            allow(soft);
+            stage.judge("one that cannot be looked at", swept, 1, is_owned, false);
+        }
+        stage.end();
+    });
+}
+
+/// Clocks of one's own: by them, processes have started at other times. Without pidfds they are all there is.
+pub fn other_clocks<K: Kind>(court: &Court, name: &str) {
+    in_pid_namespace(Proc::Own, || {
+        let stage = Stage::<K>::new(court, name);
+        let insider = stage.spawn_after(filter_pidfds);
+        let number = stage.number();
+        let outer = Victim::fork(|line| {
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWTIME) }, 0);
+            fs::write("/proc/self/timens_offsets", "boottime 100000 0").unwrap();
+            Forked::spawn(|| stage.hold(number, line, Held::obey)).reap();
+        });
+        stage.is_attached(&outer);
+        let number = stage.number();
+        let filtered = Victim::fork(|line| {
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWTIME) }, 0);
+            fs::write("/proc/self/timens_offsets", "boottime 200000 0").unwrap();
+            Forked::spawn(|| {
+                filter_pidfds();
+                stage.hold(number, line, Held::obey);
+            })
+            .reap();
+        });
+        stage.is_attached(&filtered);
+        for _ in 0..2 {
+            stage.alive("those with clocks of their own");
+            assert_eq!((insider.ask(), outer.ask(), filtered.ask()), (0, 0, 0));
+        }
+        insider.process.kill();
+        stage.others_dead("one with the common clock", 1);
+        assert_eq!((outer.ask(), filtered.ask()), (0, 0));
+        filtered.work();
+        filtered.finish();
+        outer.finish();
+        stage.left(2);
+        stage.end();
     });
 }
