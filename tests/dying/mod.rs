@@ -71,6 +71,7 @@ pub struct Tally {
     questions: AtomicU64,
     /// Deaths that the first question noticed.
     deaths: AtomicU64,
+    /// How many numbers have been given.
     number: AtomicU64,
     /// How many times there are: what each question took of its own, and by the clock, in microseconds.
     timed: AtomicU64,
@@ -444,6 +445,7 @@ impl<K: Kind> Held<'_, K> {
             let answer = match order {
                 // How many deaths it notices.
                 [b'a'] => self.court.timed_if(|| self.ask(), |noticed| *noticed > 0),
+                // Leaves.
                 [b'q'] => break,
                 // Owns the segment.
                 [b'o'] => {
@@ -525,7 +527,7 @@ impl Victim {
         (&self.line).write_all(&[order]).unwrap();
     }
 
-    /// How many deaths it notices, asked itself.
+    /// How many deaths it notices when it is asked.
     #[track_caller]
     pub fn ask(&self) -> u8 {
         self.tell(b'a');

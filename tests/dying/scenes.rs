@@ -17,6 +17,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Where `/proc` is for the scenes, when it has been hidden from those who play.
+pub const HIDDEN_PROC: &str = "/mnt";
 /// How many instructions after it has got a lock a victim is stopped.
 const INSTRUCTIONS: [u32; 3] = [0, 7, 30];
 /// How often it is asked while something goes on.
@@ -53,7 +55,6 @@ pub fn routine<K: Kind>(court: &Court, name: &str) {
     middle.finish();
     stage.left(1);
 
-    // One that is killed at once with the one that knew of it.
     let (first, last) = (stage.spawn(), stage.spawn());
     first.process.kill_to_zombie();
     last.process.kill_to_zombie();
@@ -103,7 +104,7 @@ pub fn stop<K: Kind>(court: &Court, name: &str) {
     stage.end();
 }
 
-/// Forks, and one or the other is killed; the child has inherited what its parent holds, and then attaches itself.
+/// Forks, and one or the other is killed. The child inherits what its parent holds, and is attached for itself, or will be.
 pub fn fork<K: Kind>(court: &Court, name: &str) {
     let stage = Stage::<K>::new(court, name);
     for way in WAYS {
@@ -179,25 +180,18 @@ pub fn fork<K: Kind>(court: &Court, name: &str) {
     stage.end();
 }
 
-fn await_zombie(pid: Pid) {
-    await_state(pid, 'Z');
-}
-
-/// Where `/proc` is for the scenes, when it has been hidden from those who play.
-pub const HIDDEN_PROC: &str = "/mnt";
-
 /// A file under `/proc`.
 pub fn proc_path(file: &str) -> PathBuf {
     let place = if Path::new("/proc/self").exists() { "/proc" } else { HIDDEN_PROC };
     Path::new(place).join(file)
 }
 
-/// Waits until the main thread of a process is in this state.
-fn await_state(pid: Pid, state: char) {
+/// Waits until the main thread of a process has ended, whoever has to reap it.
+fn await_zombie(pid: Pid) {
     loop {
         let stat = fs::read_to_string(proc_path(&format!("{pid}/stat"))).unwrap();
         let (_, rest) = stat.rsplit_once(") ").unwrap();
-        if rest.starts_with(state) {
+        if rest.starts_with('Z') {
             return;
         }
         thread::yield_now();

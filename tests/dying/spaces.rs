@@ -29,7 +29,7 @@ fn own_mounts() {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
 }
 
-/// Mounts a new file system of this sort, and with nothing in it that the caller has not put there.
+/// Mounts a new file system of this sort.
 fn mount_new(sort: &str, place: &str) {
     mount(Some(sort), place, Some(sort), MsFlags::empty(), None::<&str>).unwrap();
 }
@@ -164,7 +164,7 @@ struct Container {
 }
 
 impl Container {
-    /// Nobody else has both the number and the place of birth of its processes.
+    /// The number of the namespace, which another one may get when it is gone.
     fn namespace(&self) -> u64 {
         fs::metadata(proc_path(&format!("{}/ns/pid", self.first))).unwrap().ino()
     }
