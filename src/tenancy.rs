@@ -23,8 +23,10 @@
 //! namespace: the kernel knows no process of that PID, or says that it has exited, or the process that has
 //! the PID now is another incarnation. Everything else counts as alive: to take a dead process for living
 //! leaks a slot until the segment goes, to take a living one for dead is a disaster. For the same reason two
-//! incarnations that agree in their low bits do no harm: the dead one merely looks alive for a while. A
-//! process that has called `exec` counts as alive, though its mapping is gone.
+//! incarnations that agree in their low bits do no harm: the dead one merely looks alive for a while. A PID
+//! goes to threads as well as to processes; a thread that has the number now is just another incarnation. A
+//! process that has called `exec` counts as alive, though its mapping is gone, and so does one whose main
+//! thread has ended, as long as another runs.
 
 use crate::sys::process::{self, Liveness, Pidfd};
 
@@ -148,6 +150,7 @@ impl core::fmt::Debug for Tenancy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    extern crate std;
 
     const INITIAL: Option<u64> = Some(0xEFFF_FFFC);
 
@@ -176,6 +179,19 @@ mod tests {
         assert_ne!(own.incarnation(), 0, "neither pidfds nor /proc on this machine");
         let former = Tenancy::from_bits(own.bits() ^ 1 << INCARNATION_SHIFT);
         assert!(former.is_certainly_dead(own));
+    }
+
+    #[test]
+    fn a_thread_does_not_keep_a_dead_process_alive() {
+        std::thread::spawn(|| {
+            let own = Tenancy::own();
+            let number = nix::unistd::gettid().as_raw().unsigned_abs();
+            let dead = Tenancy::from_bits(own.bits() & !mask(PID_BITS) | u64::from(number));
+            // Pidfds of threads and numbers that tell processes apart are both of Linux 6.9.
+            assert_eq!(dead.is_certainly_dead(own), own.source() == Source::Pidfd);
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -17,9 +17,13 @@ use rustix::io::{self, Errno};
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode};
 use rustix::path::DecInt;
 use rustix::process::{self, Pid, PidfdFlags};
+use rustix::thread;
 
 /// `statfs` type of the file system of pidfds since Linux 6.9, where each process has an inode of its own.
 const PID_FS_MAGIC: u64 = 0x5049_4446;
+
+/// `PIDFD_THREAD`, Linux 6.9: what is asked for is a thread, and not a process.
+const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
 
 /// `PIDFD_GET_PID_NAMESPACE`, Linux 6.11.
 const PIDFD_GET_PID_NAMESPACE: Opcode = ioctl::opcode::none(0xFF, 5);
@@ -34,7 +38,7 @@ pub(crate) fn effective_uid() -> u32 {
     process::geteuid().as_raw()
 }
 
-/// A process, held so that its number cannot go to another one meanwhile.
+/// A process, or a thread, held so that its number cannot go to another one meanwhile.
 #[derive(Debug)]
 pub(crate) struct Pidfd(OwnedFd);
 
@@ -43,7 +47,7 @@ pub(crate) struct Pidfd(OwnedFd);
 pub(crate) enum Liveness {
     /// No process has this number, or it has exited (a zombie counts).
     Dead,
-    /// A process has this number, and can be asked more.
+    /// A process, or a thread of one, has this number, and can be asked more.
     Alive(Pidfd),
     /// A process has this number, or the kernel does not say.
     Unknown,
@@ -58,12 +62,19 @@ pub(crate) fn liveness(pid: u32) -> Liveness {
         Ok(fd) if has_exited(&fd) => Liveness::Dead,
         Ok(fd) => Liveness::Alive(Pidfd(fd)),
         Err(Errno::SRCH) => Liveness::Dead,
-        // No pidfds (before Linux 5.3, or filtered), no descriptor left, or a number that only a thread or a
-        // process group uses. kill(2) then still knows for certain when there is no such process.
-        Err(_) => match process::test_kill_process(pid) {
-            Err(Errno::SRCH) => Liveness::Dead,
-            _ => Liveness::Unknown,
-        },
+        // Threads get their numbers where processes do. That it is one now says nothing of the process that had the
+        // number; that it is another than that process does.
+        Err(_) => process::pidfd_open(pid, THREAD)
+            .map_or_else(|_| liveness_by_kill(pid), |fd| Liveness::Alive(Pidfd(fd))),
+    }
+}
+
+/// No pidfds (before Linux 5.3, or filtered), no descriptor left, or a number that only a thread (before Linux 6.9)
+/// or a process group uses. kill(2) then still knows for certain when there is no such process.
+fn liveness_by_kill(pid: Pid) -> Liveness {
+    match process::test_kill_process(pid) {
+        Err(Errno::SRCH) => Liveness::Dead,
+        _ => Liveness::Unknown,
     }
 }
 
@@ -114,6 +125,11 @@ impl Pidfd {
 /// Inode number of the PID namespace of this process.
 pub(crate) fn own_namespace(own: Option<&Pidfd>) -> Option<u64> {
     if let Some(namespace) = own.and_then(Pidfd::namespace) {
+        return Some(namespace);
+    }
+    // A process whose main thread has ended does not say; a thread that runs does.
+    let thread = process::pidfd_open(thread::gettid(), THREAD).ok().map(Pidfd);
+    if let Some(namespace) = thread.as_ref().and_then(Pidfd::namespace) {
         return Some(namespace);
     }
     // "self" leads to this very process, whichever namespace this /proc is of.
@@ -223,6 +239,25 @@ mod tests {
         assert!(matches!(liveness(pid), Liveness::Dead));
         child.wait().unwrap();
         assert!(matches!(liveness(pid), Liveness::Dead));
+    }
+
+    #[test]
+    fn a_thread_is_not_the_process_that_had_its_number() {
+        std::thread::spawn(|| {
+            let own = Pidfd::own().unwrap();
+            let number = thread::gettid().as_raw_pid().unsigned_abs();
+            match liveness(number) {
+                Liveness::Alive(thread) if own.serial().is_some() => {
+                    assert_ne!(thread.serial(), own.serial())
+                }
+                Liveness::Dead => panic!("a thread has this number"),
+                Liveness::Alive(_) | Liveness::Unknown => {
+                    assert!(process::pidfd_open(thread::gettid(), THREAD).is_err(), "it can be told apart");
+                }
+            }
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

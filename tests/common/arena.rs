@@ -16,18 +16,23 @@ use std::time::Duration;
 /// An allocator with a name that a child can be told.
 pub trait Allocator: RegionAllocator {
     const NAME: &'static str;
+    /// Whether a small object is allocated under a lock.
+    const HAS_LOCK: bool;
 }
 
 impl Allocator for Tlsf {
     const NAME: &'static str = "tlsf";
+    const HAS_LOCK: bool = true;
 }
 
 impl Allocator for Slab {
     const NAME: &'static str = "slab";
+    const HAS_LOCK: bool = false;
 }
 
 impl Allocator for Bump {
     const NAME: &'static str = "bump";
+    const HAS_LOCK: bool = false;
 }
 
 /// Waiting for a lock does not fail because the machine is busy, and does not hang for ever either.

@@ -219,9 +219,7 @@ impl Parent {
     }
 
     pub fn say(&mut self, line: &str) {
-        let mut stdout = std::io::stdout().lock();
-        writeln!(stdout, "\n{MARK}{line}").expect("the parent listens");
-        stdout.flush().expect("the parent listens");
+        say(line);
     }
 
     /// Waits for the parent's next line; `None` if it has nothing more to say.
@@ -232,6 +230,13 @@ impl Parent {
     pub fn await_line(&mut self, line: &str) {
         assert_eq!(self.hear().as_deref(), Some(line));
     }
+}
+
+/// In a child, or what it has forked: says a line to its parent.
+pub fn say(line: &str) {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "\n{MARK}{line}").expect("the parent listens");
+    stdout.flush().expect("the parent listens");
 }
 
 /// What a child does.

@@ -1,0 +1,58 @@
+//! Victims in the middle of an operation, with a lock: brought there step by step, by ptrace
+
+use super::{Kind, Pose, Stage, Victim, Way};
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, raise};
+use nix::sys::wait::{WaitStatus, waitpid};
+
+/// Most instructions on the way to a lock.
+const FAR: u32 = 1_000_000;
+
+impl<K: Kind> Stage<'_, K> {
+    /// Forks a victim that holds as much as others, and stops in the middle of an operation, some instructions after
+    /// it has got the lock.
+    pub fn spawn_posing(&self, pose: Pose, instructions: u32) -> Victim {
+        let number = self.number();
+        let victim = self.spawn_with(|held, _| {
+            ptrace::traceme().unwrap();
+            raise(Signal::SIGSTOP).unwrap();
+            held.kind.operate(pose, number);
+            unreachable!("it is killed before");
+        });
+        let pid = victim.process.pid();
+        let wait = || waitpid(pid, None);
+        assert_eq!(wait(), Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP)));
+        let step = || {
+            ptrace::step(pid, None).unwrap();
+            assert_eq!(wait(), Ok(WaitStatus::Stopped(pid, Signal::SIGTRAP)));
+        };
+        let is_there = (0..FAR).any(|_| {
+            step();
+            self.asker.is_busy(pose)
+        });
+        assert!(is_there, "it never had the lock");
+        for _ in 0..instructions {
+            step();
+        }
+        assert!(self.asker.is_busy(pose), "so many instructions are not under the lock");
+        // From here on it is stopped as any process may be.
+        ptrace::detach(pid, Signal::SIGSTOP).unwrap();
+        victim
+    }
+
+    /// Whoever has a lock and is alive keeps it.
+    #[track_caller]
+    pub fn alive_posing(&self, what: &str, pose: Pose) {
+        self.alive(what);
+        assert!(self.asker.is_busy(pose), "{what}, {}, {pose:?}: robbed of its lock", K::NAME);
+    }
+
+    /// One has died that had a lock: the first who asks for the lock has it, and then the first question notices.
+    #[track_caller]
+    pub fn dead_posing(&self, what: &str, pose: Pose, way: Way) {
+        let swept = self.asker.state().swept;
+        self.court.timed(|| self.asker.take_lock(pose));
+        let is_owned = self.ask(way);
+        self.judge(what, swept, 1, is_owned, true);
+    }
+}
