@@ -29,11 +29,11 @@ mod torture {
 
 use common::Parent;
 use common::arena::Allocator;
-use common::campaign::{self, Board, Figures};
+use common::campaign::{self, Board, Figures, Wrong};
 use shmem_bind::{Bump, Slab, Tlsf};
 use std::env;
 use std::time::{Duration, SystemTime};
-use torture::board::Shared;
+use torture::board::{Deed, Shared};
 use torture::supervisor;
 
 #[test]
@@ -50,7 +50,9 @@ fn child() {
 fn drive<A: Allocator>(parent: &mut Parent) {
     const TURN: u64 = 20;
     let mut figures = Figures::default();
-    let mut left: u64 = parent.argument(0).parse().unwrap();
+    let mut omitted = Deed::NAMES.to_vec();
+    let seconds: u64 = parent.argument(0).parse().unwrap();
+    let mut left = seconds;
     let mut seed: u64 = parent.argument(1).parse().unwrap();
     while left > 0 && figures.is_clean() {
         let turn = left.min(TURN);
@@ -58,8 +60,14 @@ fn drive<A: Allocator>(parent: &mut Parent) {
         let board = unsafe { Board::<Shared>::new() };
         figures.add(supervisor::torture::<A>(&board, seed, Duration::from_secs(turn)));
         campaign::progress(parent, &format!("torture {}: seed {seed}, {figures}", A::NAME));
+        campaign::progress(parent, &format!("    {}", board.deeds()));
+        omitted.retain(|deed| board.omitted().contains(deed));
         left -= turn;
         seed += 1;
+    }
+    if figures.is_clean() && seconds >= TURN && !omitted.is_empty() {
+        // Of what was never done nothing has been shown.
+        figures.report(Wrong::Lost, format!("torture {}: never {}", A::NAME, omitted.join(", ")));
     }
     figures.tell(parent);
 }

@@ -3,7 +3,7 @@
 //! It is not killed. In between it uses the arena as one that was attached all along and must always be able to go on,
 //! unless the round is one in which nobody is.
 
-use super::board::{AUDITOR, Shared, assert_kept};
+use super::board::{AUDITOR, Deed, Shared, assert_kept};
 use super::objects::{Held, Thing, check_name, handle_of};
 use super::plan::Plan;
 use super::worker::number;
@@ -66,6 +66,7 @@ pub fn audit<A: Allocator>(board: &Shared, plan: &Plan) {
             _ => panic!("command {command}"),
         }
         if command != 0 {
+            board.count(Deed::Audited);
             seat.command.store(0, SeqCst);
         }
     }

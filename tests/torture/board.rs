@@ -12,8 +12,10 @@ use std::{panic, ptr};
 
 /// Worker processes at a time.
 pub const WORKERS: usize = 8;
+/// Seats for them, and for those that were killed and are not buried yet.
+pub const SEATS: usize = 32;
 /// The seat of the auditor.
-pub const AUDITOR: usize = WORKERS;
+pub const AUDITOR: usize = SEATS;
 /// Attachments that a worker may have at a time.
 pub const HOMES: usize = 2;
 /// Most references that a worker has by one attachment.
@@ -34,9 +36,11 @@ pub const LEAVE: u32 = 2;
 #[repr(C)]
 pub struct Shared {
     pub phase: AtomicU32,
-    pub seats: [Seat; WORKERS + 1],
+    pub seats: [Seat; SEATS + 1],
     /// Blocks and bytes of an arena that holds nothing but the table of its names.
     pub empty: [AtomicU64; 2],
+    /// How often what was done, by [`Deed`].
+    deeds: [AtomicU64; Deed::NAMES.len()],
     mailboxes: [Mailbox; MAILBOXES],
     stale: [Parcel; STALE],
     objects: AtomicU64,
@@ -78,6 +82,45 @@ pub struct Tally {
 pub enum Complaint {
     Corrupt = 1,
     Lost,
+}
+
+/// What is counted, so that it shows that it happens at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    Operation,
+    Came,
+    Allocated,
+    /// There was no memory.
+    Short,
+    Claimed,
+    RefusedStale,
+    Published,
+    Found,
+    MadeExclusive,
+    Pinned,
+    Grown,
+    FoundPinned,
+    Left,
+    Audited,
+}
+
+impl Deed {
+    pub const NAMES: [&str; 14] = [
+        "operations",
+        "attached",
+        "allocated",
+        "without memory",
+        "claimed",
+        "stale refused",
+        "published",
+        "found",
+        "made exclusive",
+        "pinned",
+        "grown",
+        "found pinned",
+        "left",
+        "audited",
+    ];
 }
 
 /// A handle as words, which are not written at once.
@@ -154,6 +197,23 @@ impl Shared {
         &self.seats[SEAT.load(SeqCst) as usize]
     }
 
+    pub fn count(&self, deed: Deed) {
+        self.deeds[deed as usize].fetch_add(1, SeqCst);
+    }
+
+    /// How often what was done, in words.
+    pub fn deeds(&self) -> String {
+        let counts = Deed::NAMES.iter().zip(&self.deeds);
+        let words: Vec<_> = counts.map(|(name, count)| format!("{name} {}", count.load(SeqCst))).collect();
+        words.join(", ")
+    }
+
+    /// What should have been done, and never was.
+    pub fn omitted(&self) -> Vec<&'static str> {
+        let counts = Deed::NAMES.iter().zip(&self.deeds);
+        counts.filter(|(_, count)| count.load(SeqCst) == 0).map(|(name, _)| *name).collect()
+    }
+
     /// Counts a step of this process.
     pub fn advance(&self) {
         self.own_seat().progress.fetch_add(1, SeqCst);
@@ -219,14 +279,21 @@ impl Shared {
             mailbox.turn(index as u32 + 2, 0);
         }
         let seat = &self.seats[index];
-        for word in [&seat.operation, &seat.is_parked, &seat.command, &seat.complaint] {
+        seat.forget_tallies();
+        for word in [&seat.operation, &seat.command, &seat.complaint] {
             word.store(0, SeqCst);
         }
-        seat.tallies.iter().for_each(|tally| tally.segment.store(0, SeqCst));
+        seat.progress.store(0, SeqCst);
     }
 }
 
 impl Seat {
+    /// In the driver: the process is dead, so it holds nothing.
+    pub fn forget_tallies(&self) {
+        self.is_parked.store(0, SeqCst);
+        self.tallies.iter().for_each(|tally| tally.segment.store(0, SeqCst));
+    }
+
     fn complain(&self, what: &str) {
         for (place, byte) in self.text.iter().zip(what.bytes().chain([0])) {
             place.store(byte, SeqCst);

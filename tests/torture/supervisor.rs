@@ -3,7 +3,7 @@
 //! It has nothing to do with the segment itself, so nothing can keep it from looking.
 
 use super::auditor::{self, AUDIT_ALONE, AUDIT_LIVING, FINISH, LEAVE_IT, MEASURE};
-use super::board::{AUDITOR, Complaint, LEAVE, PARK, RUN, Shared, WORKERS};
+use super::board::{AUDITOR, Complaint, LEAVE, PARK, RUN, SEATS, Shared, WORKERS};
 use super::plan::Plan;
 use super::worker;
 use crate::common::arena::{Allocator, Random};
@@ -49,11 +49,9 @@ struct Supervisor<'b, A> {
     plan: Plan,
     workers: Vec<Watched>,
     auditor: Option<Watched>,
-    /// Killed, and to be reaped after so many other kills.
-    zombies: Vec<(Watched, u64)>,
+    /// Killed, dying or dead, and to be reaped after so many other kills.
+    killed: Vec<(Watched, u64)>,
     kills: u64,
-    rounds: u64,
-    audits: u64,
     allocator: PhantomData<A>,
 }
 
@@ -68,10 +66,8 @@ pub fn torture<A: Allocator>(board: &Shared, seed: u64, time: Duration) -> Figur
         plan,
         workers: Vec::new(),
         auditor: None,
-        zombies: Vec::new(),
+        killed: Vec::new(),
         kills: 0,
-        rounds: 0,
-        audits: 0,
         allocator: PhantomData,
     };
     let start = Instant::now();
@@ -92,7 +88,6 @@ impl<A: Allocator> Supervisor<'_, A> {
         self.board.clear_seat(seat);
         let seed = self.random.next();
         self.board.seats[seat].seed.store(seed, SeqCst);
-        self.board.seats[seat].progress.store(0, SeqCst);
         let (board, plan) = (self.board, &self.plan);
         let process = Forked::spawn(|| {
             if seat == AUDITOR {
@@ -191,15 +186,11 @@ impl<A: Allocator> Supervisor<'_, A> {
 
     /// Kills, and settles accounts.
     fn round(&mut self) -> Outcome {
-        self.rounds += 1;
         self.board.phase.store(RUN, SeqCst);
         if self.plan.has_survivor {
             self.call_auditor();
         }
-        for seat in 0..WORKERS {
-            let worker = self.fork(seat);
-            self.workers.push(worker);
-        }
+        self.hire();
         let last = self.kills + 40 + self.random.below(60);
         while self.kills < last {
             self.kill_somehow()?;
@@ -210,60 +201,112 @@ impl<A: Allocator> Supervisor<'_, A> {
         if self.random.below(2) == 0 {
             self.part()?;
         }
-        let workers = std::mem::take(&mut self.workers);
-        workers.iter().for_each(|worker| worker.process.signal(Signal::SIGKILL));
-        let zombies = std::mem::take(&mut self.zombies).into_iter().map(|(victim, _)| victim);
-        zombies.chain(workers).try_for_each(|victim| self.reap(victim))?;
-        (0..WORKERS).for_each(|seat| self.board.clear_seat(seat));
+        while !self.workers.is_empty() {
+            self.kill_one(0);
+        }
+        self.bury(true)?;
         self.call_auditor();
         self.tell(AUDIT_ALONE)?;
-        self.audits += 1;
         if self.random.below(2) == 0 { self.dismiss(LEAVE_IT) } else { Ok(()) }
     }
 
     fn kill_somehow(&mut self) -> Outcome {
-        let pause = Duration::from_micros(self.random.below(4000));
+        let pause = Duration::from_micros(self.random.below(3000));
         let pause = if self.random.below(8) == 0 { Duration::ZERO } else { pause };
         self.look(pause)?;
         match self.random.below(100) {
-            0..3 => self.kill(WORKERS)?,
-            3..10 => {
-                let number = 2 + self.random.index(3);
-                self.kill(number)?;
+            0..3 => (0..WORKERS).for_each(|_| self.kill_one(0)),
+            3..10 => (0..2 + self.random.below(3)).for_each(|_| self.kill_one(0)),
+            10..14 => self.stop_one(),
+            14..20 => {
+                let left = self.random.below(20);
+                self.kill_one(left);
             }
-            10..14 => self.stop()?,
-            14..20 => self.leave_a_zombie(),
             // Who is attached all along is so until it is killed too.
-            20 if self.plan.has_survivor => self.replace_auditor()?,
-            _ => self.kill(1)?,
+            20 if self.plan.has_survivor => self.replace_auditor(),
+            _ => self.kill_one(0),
         }
-        let mut due = Vec::new();
-        for (victim, left) in std::mem::take(&mut self.zombies) {
-            if left == 0 { due.push(victim) } else { self.zombies.push((victim, left - 1)) }
+        if self.random.below(4) == 0 {
+            // Who comes next finds the dead and not the dying; and nobody, if all were killed.
+            self.killed.iter().for_each(|(victim, _)| victim.process.await_death());
         }
-        due.into_iter().try_for_each(|victim| self.reap(victim))
+        self.bury(false)?;
+        self.hire();
+        if self.plan.has_survivor {
+            self.call_auditor();
+        }
+        Ok(())
     }
 
-    /// Any of the workers, which is to be replaced.
-    fn draw_victim(&mut self) -> Watched {
-        self.workers.swap_remove(self.random.index(self.workers.len()))
+    /// Forks workers until there are as many as there must be, or nowhere to seat them.
+    fn hire(&mut self) {
+        while self.workers.len() < WORKERS {
+            let killed = self.killed.iter().map(|(victim, _)| victim.seat);
+            let taken: Vec<_> = self.workers.iter().map(|worker| worker.seat).chain(killed).collect();
+            let Some(seat) = (0..SEATS).find(|seat| !taken.contains(seat)) else { return };
+            let worker = self.fork(seat);
+            self.workers.push(worker);
+        }
     }
 
-    /// Forks one in the place of a victim.
-    fn replace(&mut self, seat: usize) {
-        let next = self.fork(seat);
-        self.workers.push(next);
+    /// Kills any of the workers, if there are some, and leaves it unburied for so many other kills.
+    fn kill_one(&mut self, left: u64) {
+        if self.workers.is_empty() {
+            return;
+        }
+        let victim = self.workers.swap_remove(self.random.index(self.workers.len()));
+        victim.process.signal(Signal::SIGKILL);
+        self.killed.push((victim, left));
     }
 
-    /// Reaps one that has been killed. It must not have ended before.
-    fn reap(&mut self, mut victim: Watched) -> Outcome {
-        match victim.process.reap() {
-            WaitStatus::Signaled(_, Signal::SIGKILL, _) => {
-                self.kills += 1;
-                Ok(())
+    /// Stops one for a moment. It is alive, and keeps what it holds, also a lock: meanwhile nobody is judged.
+    fn stop_one(&mut self) {
+        if self.workers.is_empty() {
+            return;
+        }
+        let victim = self.random.index(self.workers.len());
+        self.workers[victim].process.signal(Signal::SIGSTOP);
+        thread::sleep(Duration::from_micros(self.random.below(20_000)));
+        if self.random.below(2) == 0 {
+            self.workers[victim].process.signal(Signal::SIGCONT);
+        } else {
+            let victim = self.workers.swap_remove(victim);
+            victim.process.signal(Signal::SIGKILL);
+            self.killed.push((victim, 0));
+        }
+    }
+
+    fn replace_auditor(&mut self) {
+        if let Some(auditor) = self.auditor.take() {
+            auditor.process.kill_to_zombie();
+            self.killed.push((auditor, 0));
+        }
+    }
+
+    /// Reaps those whose time has come and who are dead; or all. None of them must have ended by itself.
+    fn bury(&mut self, all: bool) -> Outcome {
+        for (mut victim, left) in std::mem::take(&mut self.killed) {
+            let status = match left {
+                _ if all => Some(victim.process.reap()),
+                0 => victim.process.try_reap(),
+                _ => None,
+            };
+            match status {
+                None => {
+                    self.killed.push((victim, left.saturating_sub(1)));
+                    continue;
+                }
+                Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => self.kills += 1,
+                // Too late.
+                Some(WaitStatus::Exited(_, 0)) if self.board.phase.load(SeqCst) == LEAVE => {}
+                Some(status) => return Err(self.ended(&victim, status)),
             }
-            status => Err(self.ended(&victim, status)),
+            // The auditor's successor has its seat already.
+            if victim.seat != AUDITOR {
+                self.board.clear_seat(victim.seat);
+            }
         }
+        Ok(())
     }
 
     fn ended(&self, victim: &Watched, status: WaitStatus) -> (Wrong, String) {
@@ -275,56 +318,13 @@ impl<A: Allocator> Supervisor<'_, A> {
         }
     }
 
-    /// Kills so many at once, and starts as many.
-    fn kill(&mut self, number: usize) -> Outcome {
-        let victims: Vec<_> = (0..number).map(|_| self.draw_victim()).collect();
-        victims.iter().for_each(|victim| victim.process.signal(Signal::SIGKILL));
-        for victim in victims {
-            let seat = victim.seat;
-            self.reap(victim)?;
-            self.replace(seat);
-        }
-        Ok(())
-    }
-
-    /// Stops one for a moment. It is alive, and keeps what it holds, also a lock: meanwhile nobody is judged.
-    fn stop(&mut self) -> Outcome {
-        let victim = self.draw_victim();
-        victim.process.signal(Signal::SIGSTOP);
-        thread::sleep(Duration::from_micros(self.random.below(20_000)));
-        if self.random.below(2) == 0 {
-            victim.process.signal(Signal::SIGCONT);
-            self.workers.push(victim);
-            return Ok(());
-        }
-        let seat = victim.seat;
-        victim.process.signal(Signal::SIGKILL);
-        self.reap(victim)?;
-        self.replace(seat);
-        Ok(())
-    }
-
-    /// Leaves one unburied for some time.
-    fn leave_a_zombie(&mut self) {
-        let victim = self.draw_victim();
-        victim.process.kill_to_zombie();
-        let seat = victim.seat;
-        self.zombies.push((victim, self.random.below(20)));
-        self.replace(seat);
-    }
-
-    fn replace_auditor(&mut self) -> Outcome {
-        if let Some(auditor) = self.auditor.take() {
-            auditor.process.signal(Signal::SIGKILL);
-            self.reap(auditor)?;
-        }
-        self.call_auditor();
-        Ok(())
-    }
-
     /// Has all workers say what they hold, and compares it with what the arena says.
     fn audit_living(&mut self) -> Outcome {
         self.call_auditor();
+        for (victim, _) in &self.killed {
+            victim.process.await_death();
+            self.board.seats[victim.seat].forget_tallies();
+        }
         self.board.phase.store(PARK, SeqCst);
         let board = self.board;
         self.look_until(|this| {
@@ -332,7 +332,6 @@ impl<A: Allocator> Supervisor<'_, A> {
             Ok(this.workers.iter().all(is_parked))
         })?;
         self.tell(AUDIT_LIVING)?;
-        self.audits += 1;
         if self.random.below(2) == 0 {
             self.board.phase.store(RUN, SeqCst);
             for _ in 0..self.random.below(10) {
@@ -347,19 +346,13 @@ impl<A: Allocator> Supervisor<'_, A> {
         self.board.phase.store(LEAVE, SeqCst);
         for _ in 0..self.random.below(4) {
             thread::sleep(Duration::from_micros(self.random.below(500)));
-            let mut victim = self.draw_victim();
-            victim.process.signal(Signal::SIGKILL);
-            match victim.process.reap() {
-                WaitStatus::Exited(_, 0) => {}
-                WaitStatus::Signaled(_, Signal::SIGKILL, _) => self.kills += 1,
-                status => return Err(self.ended(&victim, status)),
-            }
+            self.kill_one(0);
         }
         self.look_until(|this| {
             for mut worker in std::mem::take(&mut this.workers) {
                 match worker.process.try_reap() {
                     None => this.workers.push(worker),
-                    Some(WaitStatus::Exited(_, 0)) => {}
+                    Some(WaitStatus::Exited(_, 0)) => this.board.clear_seat(worker.seat),
                     Some(status) => return Err(this.ended(&worker, status)),
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! What it does follows from its seed and from what the others do meanwhile.
 
-use super::board::{HOMES, LEAVE, MOST_SHARED, PARK, RUN, Shared};
+use super::board::{Deed, HOMES, LEAVE, MOST_SHARED, PARK, RUN, Shared};
 use super::objects::{Held, Kind, Thing, check_name, handle_of, name, pinned_name};
 use super::plan::Plan;
 use crate::common::arena::Random;
@@ -73,6 +73,7 @@ impl<A: RegionAllocator> Worker<'_, A> {
                 self.homes[index] = Some(home);
             }
         }
+        self.board.count(Deed::Operation);
         self.board.advance();
     }
 
@@ -128,6 +129,7 @@ impl<A: RegionAllocator> Worker<'_, A> {
             return None;
         }
         let arena = plan.allow_arena(conf.arena::<A>())?;
+        self.board.count(Deed::Came);
         Some(Home { arena, held: Vec::new(), shared: Vec::new() })
     }
 
@@ -159,6 +161,7 @@ impl<A: RegionAllocator> Worker<'_, A> {
         drop(held);
         self.board.advance();
         drop(shared);
+        self.board.count(Deed::Left);
         self.board.advance();
     }
 
@@ -168,8 +171,12 @@ impl<A: RegionAllocator> Worker<'_, A> {
         let number = self.random.below(NAMES);
         match operation {
             ..20 => match Held::alloc(arena, &mut self.random) {
-                Ok(object) => held.push(object),
+                Ok(object) => {
+                    self.board.count(Deed::Allocated);
+                    held.push(object);
+                }
                 Err(error) => {
+                    self.board.count(Deed::Short);
                     self.plan.allow_alloc(error);
                     self.relieve(home);
                 }
@@ -197,6 +204,7 @@ impl<A: RegionAllocator> Worker<'_, A> {
                         Ok(object) => panic!("a stale handle was claimed: {bits:#034x}, {object:?}"),
                         Err(error) => self.plan.allow_claim(error),
                     }
+                    self.board.count(Deed::RefusedStale);
                 }
             }
             50..60 => self.publish(arena, held, shared, number),
@@ -269,6 +277,7 @@ impl<A: RegionAllocator> Worker<'_, A> {
         match Held::claim(arena, kind, bits) {
             Ok(object) => {
                 self.board.note_claim(kind, bits, self.random.index(256));
+                self.board.count(Deed::Claimed);
                 object.check();
                 held.push(object);
             }
@@ -278,6 +287,7 @@ impl<A: RegionAllocator> Worker<'_, A> {
 
     fn keep(&mut self, shared: &mut Vec<ShmemArc<Thing>>, number: u64, object: ShmemArc<Thing>) {
         check_name(&name(number), &object);
+        self.board.count(Deed::Found);
         if self.random.below(3) == 0 {
             shared.push(object.clone());
         }
@@ -298,8 +308,9 @@ impl<A: RegionAllocator> Worker<'_, A> {
         };
         object.set_mark(number);
         let object = ShmemBox::into_arc(object);
-        if let Err(error) = arena.publish(&name(number), &object) {
-            self.plan.allow_name(error);
+        match arena.publish(&name(number), &object) {
+            Ok(()) => self.board.count(Deed::Published),
+            Err(error) => self.plan.allow_name(error),
         }
         shared.push(object);
     }
@@ -311,7 +322,10 @@ impl<A: RegionAllocator> Worker<'_, A> {
             thing.set_mark(50);
         }
         match ShmemArc::into_box(object) {
-            Ok(object) => held.push(Held::Thing(object)),
+            Ok(object) => {
+                self.board.count(Deed::MadeExclusive);
+                held.push(Held::Thing(object));
+            }
             Err(object) => shared.push(object),
         }
     }
@@ -344,7 +358,11 @@ impl<A: RegionAllocator> Worker<'_, A> {
                 let size = arena.size() + self.random.index(200_000);
                 match arena.grow(size) {
                     Err(ArenaError::AboveMaximum { .. }) => assert!(size > self.plan.max_size),
-                    result => _ = self.plan.allow_arena(result),
+                    result => {
+                        if self.plan.allow_arena(result).is_some() && arena.size() > self.plan.size {
+                            self.board.count(Deed::Grown);
+                        }
+                    }
                 }
             }
             _ => {
@@ -369,7 +387,10 @@ impl<A: RegionAllocator> Worker<'_, A> {
             Ok(object) => {
                 let object = ShmemBox::into_arc(object);
                 match arena.publish_pinned(&pinned_name(number), &object) {
-                    Ok(()) => shared.push(object),
+                    Ok(()) => {
+                        self.board.count(Deed::Pinned);
+                        shared.push(object);
+                    }
                     Err(error) => self.plan.allow_name(error),
                 }
             }
@@ -389,7 +410,10 @@ impl<A: RegionAllocator> Worker<'_, A> {
         };
         let pinned = pinned_name(self.random.below(PINNED));
         match conf.find_pinned::<Thing>(&pinned) {
-            Ok(object) => assert_eq!(pinned_name(object.mark()), pinned),
+            Ok(object) => {
+                assert_eq!(pinned_name(object.mark()), pinned);
+                self.board.count(Deed::FoundPinned);
+            }
             // A reader without the lock waits for nobody.
             Err(DirectoryError::NotFound | DirectoryError::Busy) => {}
             Err(error) => panic!("{error:?}"),
