@@ -20,11 +20,12 @@
 //! # Certainly dead
 //!
 //! Only a process that is certainly dead may be robbed. Certain are, for a tenant of the same and known PID
-//! namespace: the kernel knows no process of that PID, or says that it has exited, or the process that has
-//! the PID now is another incarnation. Everything else counts as alive: to take a dead process for living
-//! leaks a slot until the segment goes, to take a living one for dead is a disaster. For the same reason two
-//! incarnations that agree in their low bits do no harm: the dead one merely looks alive for a while. A
-//! process that has called `exec` counts as alive, though its mapping is gone.
+//! namespace: the kernel knows no process of that PID, or says that it has exited, or whoever has the PID
+//! now is another incarnation: a process, or a thread of one, for threads have numbers of the same kind.
+//! Everything else counts as alive: to take a dead process for living leaks a slot until the segment goes, to
+//! take a living one for dead is a disaster. For the same reason two incarnations that agree in their low bits
+//! do no harm: the dead one merely looks alive for a while. A process that has called `exec` counts as alive,
+//! though its mapping is gone.
 
 use crate::sys::process::{self, Liveness, Pidfd};
 
@@ -195,6 +196,26 @@ mod tests {
         // The same PID in the same namespace, though, is free for certain.
         let same_namespace = Tenancy::from_bits(own.bits() & !mask(PID_BITS) | u64::from(dead_pid));
         assert!(same_namespace.is_certainly_dead(own));
+    }
+
+    #[test]
+    fn a_number_that_only_a_thread_has_is_no_process() {
+        let own = Tenancy::own();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            sender.send(rustix::thread::gettid()).unwrap();
+            wait.recv().unwrap_err();
+        });
+        let number = receiver.recv().unwrap().as_raw_pid().unsigned_abs();
+        // A former process of this number, as it would stand in a slot.
+        let former =
+            Tenancy::from_bits((own.bits() ^ 1 << INCARNATION_SHIFT) & !mask(PID_BITS) | u64::from(number));
+        let is_dead = former.is_certainly_dead(own);
+        drop(go_on);
+        thread.join().unwrap();
+        // Without pidfds that have numbers of their own, nobody can tell, and it counts as alive.
+        assert_eq!(is_dead, own.source() == Source::Pidfd);
     }
 
     #[test]

@@ -24,6 +24,9 @@ const PID_FS_MAGIC: u64 = 0x5049_4446;
 /// `PIDFD_GET_PID_NAMESPACE`, Linux 6.11.
 const PIDFD_GET_PID_NAMESPACE: Opcode = ioctl::opcode::none(0xFF, 5);
 
+/// `PIDFD_THREAD`, Linux 6.9, for which rustix has no name.
+const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+
 /// This process's number, in its own PID namespace.
 pub(crate) fn own_pid() -> u32 {
     process::getpid().as_raw_pid().unsigned_abs()
@@ -43,7 +46,7 @@ pub(crate) struct Pidfd(OwnedFd);
 pub(crate) enum Liveness {
     /// No process has this number, or it has exited (a zombie counts).
     Dead,
-    /// A process has this number, and can be asked more.
+    /// A process has this number, or a thread of one, and can be asked more.
     Alive(Pidfd),
     /// A process has this number, or the kernel does not say.
     Unknown,
@@ -60,11 +63,22 @@ pub(crate) fn liveness(pid: u32) -> Liveness {
         Err(Errno::SRCH) => Liveness::Dead,
         // No pidfds (before Linux 5.3, or filtered), no descriptor left, or a number that only a thread or a
         // process group uses. kill(2) then still knows for certain when there is no such process.
-        Err(_) => match process::test_kill_process(pid) {
+        Err(errno) => match process::test_kill_process(pid) {
             Err(Errno::SRCH) => Liveness::Dead,
-            _ => Liveness::Unknown,
+            _ => thread_pidfd(pid, errno).map_or(Liveness::Unknown, Liveness::Alive),
         },
     }
+}
+
+/// The thread that has this number, after a pidfd of a process was refused with `errno`: that the number was somebody
+/// else's before shows by the thread's own incarnation, as with a process. Before Linux 6.9 nobody can tell, and the
+/// dead one counts as alive for as long as the thread lives.
+fn thread_pidfd(pid: Pid, errno: Errno) -> Option<Pidfd> {
+    // `ENOENT` since Linux 6.16.
+    if !matches!(errno, Errno::INVAL | Errno::NOENT) {
+        return None;
+    }
+    process::pidfd_open(pid, PIDFD_THREAD).ok().map(Pidfd)
 }
 
 /// A pidfd becomes readable when its process has exited, all threads of it.
