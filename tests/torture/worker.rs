@@ -332,7 +332,7 @@ impl<A: RegionAllocator> Worker<'_, A> {
 
     fn look_around(&mut self, arena: &Arena<A>, number: u64) {
         let name = name(number);
-        match self.random.below(9) {
+        match self.random.below(10) {
             0 => _ = self.plan.allow_arena(arena.check()),
             1 => _ = self.plan.allow_arena(arena.usage()),
             2 => _ = self.plan.allow_arena(arena.sweep()),
@@ -363,6 +363,17 @@ impl<A: RegionAllocator> Worker<'_, A> {
                             self.board.count(Deed::Grown);
                         }
                     }
+                }
+            }
+            8 => {
+                // The other attachment, if there is one, knows nothing of this one's objects.
+                if let Some(other) = self.homes.iter().flatten().next() {
+                    let object = ShmemBox::into_arc(match arena.alloc(Thing::new(number)) {
+                        Ok(object) => object,
+                        Err(rejected) => return self.plan.allow_alloc(rejected.error),
+                    });
+                    let error = other.arena.publish(&name, &object).unwrap_err();
+                    assert_eq!(error, DirectoryError::Foreign);
                 }
             }
             _ => {
