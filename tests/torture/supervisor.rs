@@ -211,7 +211,7 @@ impl<A: Allocator> Supervisor<'_, A> {
     }
 
     fn kill_somehow(&mut self) -> Outcome {
-        let pause = Duration::from_micros(self.random.below(3000));
+        let pause = Duration::from_micros(self.random.below(2000));
         let pause = if self.random.below(8) == 0 { Duration::ZERO } else { pause };
         self.look(pause)?;
         match self.random.below(100) {

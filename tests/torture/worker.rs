@@ -8,6 +8,7 @@ use super::plan::Plan;
 use crate::common::arena::Random;
 use shmem_bind::{
     Arena, ArenaError, DirectoryError, OwnError, RegionAllocator, ShmemArc, ShmemBox, ShmemConf, ShmemError,
+    UnlinkPolicy,
 };
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
@@ -137,8 +138,8 @@ impl<A: RegionAllocator> Worker<'_, A> {
     fn unlink(&self) {
         match shmem_bind::unlink(&self.plan.name) {
             // An empty file is the work of one that was killed in its first step.
-            Ok(()) | Err(ShmemError::NotFound | ShmemError::Header(_) | ShmemError::Busy) => {}
-            Err(error) => panic!("{error:?}"),
+            Ok(()) | Err(ShmemError::Header(_)) => {}
+            Err(error) => self.plan.allow_open(error),
         }
     }
 
@@ -449,6 +450,8 @@ impl<A: RegionAllocator> Worker<'_, A> {
                 Ok(()) | Err(OwnError::Retired) => {}
                 Err(error) => panic!("{error:?}"),
             },
+            // Where names vanish anyhow.
+            2 if self.plan.unlink != UnlinkPolicy::Never => self.unlink(),
             2 => _ = (arena.conf().owner_pid(), arena.conf().is_owner(), arena.conf().is_linked()),
             _ => _ = arena.conf().sweep(),
         }
