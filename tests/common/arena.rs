@@ -50,7 +50,12 @@ pub struct Random(u64);
 impl Random {
     /// Another sequence for each process and salt.
     pub fn new(salt: u64) -> Self {
-        let mut random = Self((u64::from(std::process::id()) << 20 ^ salt) << 1 | 1);
+        Self::seeded(u64::from(std::process::id()) << 20 ^ salt)
+    }
+
+    /// The same sequence whenever the seed is.
+    pub fn seeded(seed: u64) -> Self {
+        let mut random = Self(seed << 1 | 1);
         (0..8).for_each(|_| _ = random.next());
         random
     }
