@@ -9,11 +9,11 @@
 //!   living process gave up exactly once.
 
 use super::scenes::{Leaves, Scene};
-use super::stage::{Past, Sealed, Snapshot, Stage, builder, ledger};
+use super::stage::{Past, Sealed, Snapshot, Stage, ledger};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{Forked, Wrong};
 use nix::sys::wait::WaitStatus;
-use shmem_bind::{Arena, Builder, Handle, ShmemArc, ShmemBox};
+use shmem_bind::{Arena, Builder, Handle, Payload, ShmemArc, ShmemBox};
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -101,12 +101,23 @@ struct Expected {
 
 /// What a new process does that comes after the death.
 fn look<A: Allocator>(stage: &Stage<A>, scene: &Scene<A>) {
-    let conf = must("open", builder(&stage.name, stage.past).open());
+    let conf = must("open", stage.open());
     let is_same = Some(conf.segment_id()) == stage.id;
     assert!(
         is_same || stage.id.is_none() || scene.leaves.contains(Leaves::NO_NAME),
         "the name leads to another segment"
     );
+    if matches!(conf.payload(), Ok(Payload::Value { .. })) {
+        conf.sweep();
+        // SAFETY: the victim has said that it is a number, and nobody uses it.
+        let number = must("boxed", unsafe { conf.try_boxed::<u64>() });
+        lost!(
+            ShmemBox::conf(&number).attachment_count(),
+            1 + u32::from(is_same),
+            "the number of attachments"
+        );
+        return;
+    }
     let arena: Arena<A> = must("arena", conf.arena());
     let living = is_same && (stage.holdings.is_some() || stage.unformed.is_some());
     let expected = Expected {

@@ -106,9 +106,9 @@ impl<A: Allocator> Runner<A> {
         calls: &'a mut HashMap<u64, bool>,
         scene: &Scene<A>,
     ) -> (Stepper<'a>, Option<Forked>) {
-        let (name, past) = (stage.name.to_owned(), stage.past);
+        let (name, past, memfd) = (stage.name.to_owned(), stage.past, stage.memfd.as_ref());
         let mut stepper = Stepper::start(&mut stage.view, calls, |trace| {
-            (scene.operate)(Victim { name: &name, past, trace, allocator: PhantomData });
+            (scene.operate)(Victim { name: &name, past, memfd, trace, allocator: PhantomData });
         });
         let dead = Stage::<A>::die_lately(past, &name);
         stepper.begin();

@@ -4,7 +4,7 @@ use super::stage::{Aligned, MAX_SIZE, Past, Sealed, attach, builder, ledger};
 use super::stepper::Trace;
 use crate::common::arena::Allocator;
 use bitflags::bitflags;
-use shmem_bind::{Builder, Handle, ShmemArc, ShmemBox, ShmemConf};
+use shmem_bind::{Builder, Handle, OwnedFd, ShmemArc, ShmemBox, ShmemConf};
 use std::time::Duration;
 
 bitflags! {
@@ -38,6 +38,7 @@ pub struct Scene<A> {
 pub struct Victim<'a, A> {
     pub name: &'a str,
     pub past: Past,
+    pub memfd: Option<&'a OwnedFd>,
     pub trace: Trace<'a>,
     pub allocator: std::marker::PhantomData<A>,
 }
@@ -85,7 +86,7 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     let nothing = Leaves::empty();
     use Past::{
         Condemned, Corpse, Crowded, Deserted, DirectoryLocked, DirectoryLockedLately, Full, Growing,
-        HeapLocked, HeapLockedLately, Nothing, Observed, Unformed,
+        HeapLocked, HeapLockedLately, Memfd, Nothing, Observed, Unformed,
     };
 
     // Allocating and freeing.
@@ -392,6 +393,27 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     add("unlink", Observed, Leaves::NO_NAME, false, |victim| {
         let name = victim.name.to_owned();
         victim.does(|| shmem_bind::unlink(&name).unwrap());
+    });
+    add("boxed", Unformed, nothing, false, |victim| {
+        let conf = victim.conf();
+        // SAFETY: zero is a valid number.
+        victim.does(|| unsafe { conf.boxed::<u64>() });
+    });
+    add("leak of a boxed value", Unformed, Leaves::NO_NAME.union(Leaves::NAME), false, |victim| {
+        // SAFETY: zero is a valid number.
+        let number = ShmemBox::own(unsafe { victim.conf().boxed::<u64>() });
+        victim.does(|| ShmemBox::leak(number));
+    });
+    add("create without a name", Observed, nothing, false, |victim| {
+        victim.does(|| Builder::memfd().create(4096).unwrap());
+    });
+    add("attach without a name", Memfd, nothing, false, |victim| {
+        let fd = victim.memfd.unwrap();
+        victim.does(|| Builder::memfd().attach(fd).unwrap().arena::<A>().unwrap());
+    });
+    add("detach without a name", Memfd, nothing, false, |victim| {
+        let conf = Builder::memfd().attach(victim.memfd.unwrap()).unwrap();
+        victim.does(|| drop(conf));
     });
     // Bump needs no lock that one could die with, and gives memory back only to one who is alone.
     let is_bump = A::NAME == "bump";

@@ -4,8 +4,12 @@ use super::stepper::{Step, Stepper, View};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{self, Forked};
 use crate::common::{TestName, path_of};
-use shmem_bind::{Arena, Builder, BuilderWithSize, SegmentId, ShmemArc, ShmemBox, shareable};
+use shmem_bind::{
+    Arena, Builder, BuilderWithSize, OwnedFd, SegmentId, ShmemArc, ShmemBox, ShmemConf, ShmemError, shareable,
+};
 use std::collections::HashMap;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -174,6 +178,8 @@ pub enum Past {
     Deserted,
     /// A segment that is no arena yet; the driver is attached and owns it.
     Unformed,
+    /// As `Observed`, in a segment without a name.
+    Memfd,
 }
 
 pub fn builder(name: &str, past: Past) -> BuilderWithSize {
@@ -253,7 +259,9 @@ pub struct Stage<A> {
     /// `None` if there is no segment.
     pub id: Option<SegmentId>,
     /// An attachment of the driver's to a segment that is no arena yet.
-    pub unformed: Option<shmem_bind::ShmemConf>,
+    pub unformed: Option<ShmemConf>,
+    /// The segment, if it has no name.
+    pub memfd: Option<OwnedFd>,
     /// Those who died before; zombies, so that nobody gets their number.
     _dead: Vec<Forked>,
 }
@@ -269,6 +277,7 @@ impl<A: Allocator> Stage<A> {
             holdings: None,
             id: None,
             unformed: None,
+            memfd: None,
             _dead: Vec::new(),
         };
         match past {
@@ -292,7 +301,15 @@ impl<A: Allocator> Stage<A> {
             }
             _ => {}
         }
-        let arena = builder(&stage.name, past).create().unwrap().arena().unwrap();
+        let conf = if past == Past::Memfd {
+            let (conf, fd) = Builder::memfd().timeout(PATIENCE).create(SIZE).unwrap();
+            stage.view = View::new(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
+            stage.memfd = Some(fd);
+            conf
+        } else {
+            builder(&stage.name, past).create().unwrap()
+        };
+        let arena = conf.arena().unwrap();
         stage.id = Some(arena.conf().segment_id());
         let mut holdings = Holdings::new(arena);
         let name = stage.name.to_owned();
@@ -332,6 +349,14 @@ impl<A: Allocator> Stage<A> {
         }
         stage.holdings = Some(holdings);
         stage
+    }
+
+    /// Attaches to the segment, or makes it.
+    pub fn open(&self) -> Result<ShmemConf, ShmemError> {
+        match &self.memfd {
+            Some(fd) => Builder::memfd().timeout(PATIENCE).attach(fd),
+            None => builder(&self.name, self.past).open(),
+        }
     }
 
     /// One who does `work`, and is killed then.
