@@ -145,7 +145,9 @@ impl RawLock {
             let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
                 return Err(LockError::Busy);
             };
-            let word = self.word.load(Ordering::Relaxed);
+            // SYNC: Acquire here, Release in `replace`: who reads a holder's name sees its tenancy and its generation,
+            // and not those of the tenant before it.
+            let word = self.word.load(Ordering::Acquire);
             match word & !WAITERS {
                 NOBODY => {
                     if self.replace(word, me.0 | asleep | word & WAITERS) {
