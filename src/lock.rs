@@ -28,8 +28,9 @@
 //!
 //! A holder is gone when its process is certainly dead, and also when its slot has been let to somebody else
 //! since, which the generation tells. A slot number out of range is damage, never death. Whoever has slept
-//! takes the lock with WAITERS set, for there may be more sleepers; that costs one wake too many at most. Every
-//! sleep is short, so a holder that dies between unlocking and waking delays others by one sleep.
+//! takes the lock with WAITERS set, for there may be more sleepers; that costs one wake too many at most. Whoever has
+//! slept and goes away without the lock passes on the wake that it may have had. Every sleep is short, so one that
+//! dies between unlocking and waking, or between being woken and taking the lock, delays others by one sleep.
 
 use crate::membership::Slot;
 use crate::sys::clock;
@@ -141,35 +142,38 @@ impl RawLock {
         // From the first sleep on, others may sleep too.
         let mut asleep = 0;
         loop {
-            let waited = clock::now().saturating_sub(start);
-            let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
-                return Err(LockError::Busy);
-            };
+            // Before the look, so that the last one is when the time is up.
+            let left = timeout.saturating_sub(clock::now().saturating_sub(start));
             // SYNC: Acquire here, Release in `replace`: who reads a holder's name sees its tenancy and its generation,
             // and not those of the tenant before it.
             let word = self.word.load(Ordering::Acquire);
-            match word & !WAITERS {
+            let is_marked = match word & !WAITERS {
+                NOT_RECOVERABLE => return Err(LockError::NotRecoverable),
                 NOBODY => {
                     if self.replace(word, me.0 | asleep | word & WAITERS) {
                         return Ok(Acquired::Clean);
                     }
-                    continue;
+                    false
                 }
-                NOT_RECOVERABLE => return Err(LockError::NotRecoverable),
-                _ => {}
-            }
-            let holder = Holder::from_word(word).ok_or(LockError::Damaged)?;
-            if roll.is_gone(holder) {
-                if self.replace(word, me.0 | word & WAITERS | asleep) {
-                    return Ok(Acquired::OwnerDied);
+                _ if roll.is_gone(Holder::from_word(word).ok_or(LockError::Damaged)?) => {
+                    if self.replace(word, me.0 | asleep | word & WAITERS) {
+                        return Ok(Acquired::OwnerDied);
+                    }
+                    false
                 }
-                continue;
+                _ => word & WAITERS != 0 || !left.is_zero() && self.replace(word, word | WAITERS),
+            };
+            if left.is_zero() {
+                // The wake that ended the last sleep was perhaps the only one.
+                if asleep != 0 {
+                    futex::wake_one(&self.word);
+                }
+                return Err(LockError::Busy);
             }
-            if word & WAITERS == 0 && !self.replace(word, word | WAITERS) {
-                continue;
+            if is_marked {
+                asleep = WAITERS;
+                futex::wait(&self.word, word | WAITERS, left.min(SLICE));
             }
-            asleep = WAITERS;
-            futex::wait(&self.word, word | WAITERS, left.min(SLICE));
         }
     }
 
@@ -255,6 +259,16 @@ mod tests {
         assert_eq!(lock.lock(holder(1), &roll, SHORT), Err(LockError::Busy));
         lock.unlock(holder(55));
         assert_eq!(lock.lock(holder(1), &roll, SHORT), Ok(Acquired::Clean));
+    }
+
+    #[test]
+    fn without_any_time_one_looks_once() {
+        let (lock, roll) = (RawLock::default(), Gone(AtomicU64::new(1 << 3)));
+        assert!(lock.try_lock(holder(3)));
+        assert_eq!(lock.lock(holder(1), &roll, Duration::ZERO), Ok(Acquired::OwnerDied));
+        assert_eq!(lock.lock(holder(2), &roll, Duration::ZERO), Err(LockError::Busy));
+        // Nobody has slept, so nobody is to be woken.
+        assert_eq!(lock.word.load(Ordering::Relaxed), holder(1).0);
     }
 
     #[test]
