@@ -197,7 +197,8 @@ impl<W: Word> RawLock<W> {
     pub(crate) fn try_lock(&self, me: Holder) -> bool {
         #[cfg(planted)]
         if is_planted(Mistake::LockInTwoWords) {
-            return self.word.replace(NOBODY, LOCKED) && self.word.replace(LOCKED, me.0);
+            return self.word.replace(NOBODY, LOCKED)
+                && (self.word.replace(LOCKED, me.0) || self.word.replace(LOCKED | WAITERS, me.0 | WAITERS));
         }
         self.word.replace(NOBODY, me.0)
     }
