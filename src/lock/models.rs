@@ -30,10 +30,11 @@
 mod machine;
 
 use super::{Acquired, LockError};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::model::Builder;
 use machine::{Fate, Machine, Mistake, Process};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::println;
 use std::string::String;
 use std::sync::Arc;
 use std::vec::Vec;
@@ -51,19 +52,27 @@ const TWO: Depth = Depth { processes: 2, preemptions: Some(3) };
 const THREE: Depth = Depth { processes: 3, preemptions: Some(2) };
 const THREE_DEEP: Depth = Depth { processes: 3, preemptions: Some(3) };
 
-fn check(depth: Depth, model: impl Fn() + Send + Sync + 'static) {
+/// Runs a model in all orders; gives how many there are.
+fn check(depth: Depth, model: impl Fn() + Send + Sync + 'static) -> u64 {
+    let orders = Arc::new(AtomicU64::new(0));
+    let count = orders.clone();
     let mut builder = Builder::new();
     builder.preemption_bound = depth.preemptions;
     builder.max_branches = 10_000;
-    builder.check(model);
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    orders.load(Ordering::Relaxed)
 }
 
 /// Runs a model for each step that its victim may die before.
-fn check_each_death(depth: Depth, model: impl Fn(Fate) -> bool + Send + Sync + Copy + 'static) {
+fn check_each_death(depth: Depth, model: impl Fn(Fate) -> bool + Send + Sync + Copy + 'static) -> u64 {
+    let mut orders = 0;
     for step in 1.. {
         let has_died = Arc::new(AtomicBool::new(false));
         let note = has_died.clone();
-        check(depth, move || {
+        orders += check(depth, move || {
             if model(Fate::dies_before(step)) {
                 note.store(true, Ordering::Relaxed);
             }
@@ -74,10 +83,11 @@ fn check_each_death(depth: Depth, model: impl Fn(Fate) -> bool + Send + Sync + C
             break;
         }
     }
+    orders
 }
 
 /// All take the lock in turn, `rounds` times.
-fn turns(depth: Depth, rounds: usize, mistake: Mistake) {
+fn turns(depth: Depth, rounds: usize, mistake: Mistake) -> u64 {
     check(depth, move || {
         let machine = Machine::new(mistake);
         let work = move |process: &Process| (0..rounds).for_each(|_| process.lock_raise_unlock());
@@ -85,11 +95,11 @@ fn turns(depth: Depth, rounds: usize, mistake: Mistake) {
             (0..depth.processes).map(|process| machine.start(process, Fate::LIVES, work)).collect();
         all.into_iter().for_each(|process| assert!(!process.join().unwrap()));
         machine.conclude(3);
-    });
+    })
 }
 
 /// One of them dies.
-fn death(depth: Depth, mistake: Mistake) {
+fn death(depth: Depth, mistake: Mistake) -> u64 {
     check_each_death(depth, move |fate| {
         let machine = Machine::new(mistake);
         let victim = machine.start(0, fate, Process::lock_raise_unlock);
@@ -100,11 +110,11 @@ fn death(depth: Depth, mistake: Mistake) {
         let has_died = victim.join().unwrap();
         machine.conclude(3);
         has_died
-    });
+    })
 }
 
 /// The lock is a dead one's in the beginning, and one of those that find it may die too.
-fn heirs(depth: Depth, waiters: bool, mistake: Mistake) {
+fn heirs(depth: Depth, waiters: bool, mistake: Mistake) -> u64 {
     check_each_death(depth, move |fate| {
         let machine = Machine::left_by_the_dead(mistake, waiters);
         let mortal = machine.start(0, fate, Process::lock_raise_unlock);
@@ -115,11 +125,11 @@ fn heirs(depth: Depth, waiters: bool, mistake: Mistake) {
         let has_died = mortal.join().unwrap();
         machine.conclude(1);
         has_died
-    });
+    })
 }
 
 /// The first holder abandons the lock, and may die over it.
-fn abandoned(depth: Depth, mistake: Mistake) {
+fn abandoned(depth: Depth, mistake: Mistake) -> u64 {
     check_each_death(depth, move |fate| {
         let machine = Machine::new(mistake);
         let others: Vec<_> = (1..depth.processes)
@@ -134,11 +144,11 @@ fn abandoned(depth: Depth, mistake: Mistake) {
         let has_died = quitter.join().unwrap();
         machine.conclude(3);
         has_died
-    });
+    })
 }
 
 /// One holder gives up for good, and may die over it.
-fn given_up(depth: Depth, mistake: Mistake) {
+fn given_up(depth: Depth, mistake: Mistake) -> u64 {
     check_each_death(depth, move |fate| {
         let machine = Machine::new(mistake);
         let others: Vec<_> = (1..depth.processes)
@@ -167,11 +177,11 @@ fn given_up(depth: Depth, mistake: Mistake) {
             machine.conclude(3);
         }
         has_died
-    });
+    })
 }
 
 /// A holder dies, and its slot is let to another one, which wants the lock too.
-fn relet(depth: Depth, mistake: Mistake) {
+fn relet(depth: Depth, mistake: Mistake) -> u64 {
     check_each_death(depth, move |fate| {
         let machine = Machine::new(mistake);
         let others: Vec<_> = (1..depth.processes)
@@ -185,11 +195,11 @@ fn relet(depth: Depth, mistake: Mistake) {
         // It is the successor of the successor.
         machine.conclude(if has_died { 1 } else { 3 });
         has_died
-    });
+    })
 }
 
 /// One of them does not wait for long; another one comes twice.
-fn impatient(depth: Depth, mistake: Mistake) {
+fn impatient(depth: Depth, mistake: Mistake) -> u64 {
     check(depth, move || {
         let machine = Machine::new(mistake);
         let impatient = machine.start(0, Fate::IMPATIENT, |process| match process.lock() {
@@ -210,7 +220,7 @@ fn impatient(depth: Depth, mistake: Mistake) {
         others.into_iter().for_each(|process| assert!(!process.join().unwrap()));
         assert!(!impatient.join().unwrap());
         machine.conclude(3);
-    });
+    })
 }
 
 #[test]
@@ -270,7 +280,7 @@ fn one_that_is_impatient() {
 
 /// Runs a model with a mistake in it, which it must find.
 #[track_caller]
-fn finds(sign: &str, model: impl FnOnce()) {
+fn finds(sign: &str, model: impl FnOnce() -> u64) {
     let reason = catch_unwind(AssertUnwindSafe(model)).expect_err("it was not found");
     let reason = match reason.downcast::<String>() {
         Ok(reason) => *reason,
@@ -324,30 +334,32 @@ fn planted_slow_is_dead() {
     finds("Causality", || impatient(TWO, Mistake::SlowIsDead));
 }
 
+fn tell(model: &str, orders: u64) {
+    println!("{model}: {orders} orders");
+}
+
 #[test]
 #[ignore = "takes minutes"]
 fn long_two_in_all_orders() {
     let all = Depth { processes: 2, preemptions: None };
-    turns(all, 1, Mistake::None);
-    death(all, Mistake::None);
-    heirs(all, false, Mistake::None);
-    heirs(all, true, Mistake::None);
-    abandoned(all, Mistake::None);
-    given_up(all, Mistake::None);
-    impatient(all, Mistake::None);
-    turns(all, 2, Mistake::None);
-    relet(all, Mistake::None);
+    tell("turns", turns(all, 2, Mistake::None));
+    tell("death", death(all, Mistake::None));
+    tell("heirs", heirs(all, false, Mistake::None));
+    tell("heirs, WAITERS", heirs(all, true, Mistake::None));
+    tell("abandoned", abandoned(all, Mistake::None));
+    tell("given up", given_up(all, Mistake::None));
+    tell("relet", relet(all, Mistake::None));
+    tell("impatient", impatient(all, Mistake::None));
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn long_three_with_more_preemptions() {
-    turns(THREE_DEEP, 2, Mistake::None);
-    death(THREE_DEEP, Mistake::None);
-    heirs(THREE_DEEP, false, Mistake::None);
-    heirs(THREE_DEEP, true, Mistake::None);
-    abandoned(THREE_DEEP, Mistake::None);
-    given_up(THREE_DEEP, Mistake::None);
-    relet(THREE_DEEP, Mistake::None);
-    impatient(Depth { preemptions: Some(4), ..THREE_DEEP }, Mistake::None);
+    tell("turns of three", turns(THREE_DEEP, 2, Mistake::None));
+    tell("death of three", death(THREE_DEEP, Mistake::None));
+    tell("heirs of three", heirs(THREE_DEEP, true, Mistake::None));
+    tell("abandoned of three", abandoned(THREE_DEEP, Mistake::None));
+    tell("given up of three", given_up(THREE_DEEP, Mistake::None));
+    tell("relet of three", relet(THREE_DEEP, Mistake::None));
+    tell("impatient of three", impatient(Depth { preemptions: Some(4), ..THREE_DEEP }, Mistake::None));
 }
