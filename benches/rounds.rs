@@ -62,7 +62,8 @@ pub fn compare(title: &str, rounds: usize, mut contestants: Vec<Contestant<'_>>)
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The value in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -28,10 +28,21 @@
 //!
 //! A holder is gone when its process is certainly dead, and also when its slot has been let to somebody else
 //! since, which the generation tells. A slot number out of range is damage, never death. Whoever has slept
-//! takes the lock with WAITERS set, for there may be more sleepers; that costs one wake too many at most. Every
-//! sleep is short, so a holder that dies between unlocking and waking delays others by one sleep.
+//! takes the lock with WAITERS set, for there may be more sleepers; that costs one wake too many at most. Whoever has
+//! slept and goes away without the lock passes on the wake that it may have had. Every sleep is short, so one that
+//! dies between unlocking and waking, or between being woken and taking the lock, delays others by one sleep.
+//!
+//! # How it is checked
+//!
+//! The lock is written over a [`Word`]: in a segment an `AtomicU32` and the futex calls, which the compiler sees
+//! through. The tests put another word in its place, whose atomics, sleepers and dying processes are loom's, and have
+//! loom go through the interleavings of two and three processes, each of which may die before any of its steps
+//! (`lock/models.rs`). That nobody sleeps for ever is checked with sleeps that only a wake or a death ends, so what
+//! rests on the time-out in the end shows.
 
 use crate::membership::Slot;
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use crate::sys::clock;
 use crate::sys::futex;
 use core::hint::spin_loop;
@@ -45,18 +56,81 @@ const WAITERS: u32 = 1 << 31;
 const NOT_RECOVERABLE: u32 = 127 << HOLDER_SHIFT;
 const NOBODY: u32 = 0;
 
-/// Looks at a lock that somebody holds before the first sleep: most are held for less than a microsecond.
-const SPINS: u32 = 100;
 /// The longest sleep, after which the holder is looked at again.
 const SLICE: Duration = Duration::from_millis(20);
 
+/// In the build with planted mistakes: locked, and nobody has said by whom.
+#[cfg(planted)]
+const LOCKED: u32 = 126 << HOLDER_SHIFT;
+
+/// What a lock is made of: a word that changes as a whole, and on which processes sleep.
+pub(crate) trait Word {
+    /// Looks at a word that somebody holds before the first sleep.
+    const SPINS: u32;
+
+    /// What it was at some time; the caller sees all that was done before whoever made it so.
+    fn load(&self) -> u32;
+    /// Puts `new` in the place of exactly `old`; a holder sees all that former ones did.
+    fn replace(&self, old: u32, new: u32) -> bool;
+    /// Sleeps while the word is `expected`, at most for `timeout`; may return at any time.
+    fn wait(&self, expected: u32, timeout: Duration);
+    fn wake_one(&self);
+    fn wake_all(&self);
+    /// The time, by a clock that goes on while one sleeps.
+    fn now(&self) -> Duration;
+}
+
+impl Word for AtomicU32 {
+    // Most locks are held for less than a microsecond.
+    const SPINS: u32 = 100;
+
+    #[inline]
+    fn load(&self) -> u32 {
+        // SYNC: Acquire here, Release in `replace`: who reads a holder's name sees its tenancy and its generation, and
+        // not those of the tenant before it.
+        self.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn replace(&self, old: u32, new: u32) -> bool {
+        // SYNC: Release when unlocking, Acquire when locking: a holder sees all that former ones did.
+        self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    #[inline]
+    fn wait(&self, expected: u32, timeout: Duration) {
+        futex::wait(self, expected, timeout);
+    }
+
+    #[inline]
+    fn wake_one(&self) {
+        futex::wake_one(self);
+    }
+
+    #[inline]
+    fn wake_all(&self) {
+        futex::wake_all(self);
+    }
+
+    #[inline]
+    fn now(&self) -> Duration {
+        clock::now()
+    }
+}
+
 /// A lock in shared memory; it protects what its user says, and holds no data.
 #[repr(C)]
-#[derive(Debug, Default)]
-pub(crate) struct RawLock {
-    word: AtomicU32,
+#[derive(Debug)]
+pub(crate) struct RawLock<W = AtomicU32> {
+    word: W,
     /// For the thread within the holder's process.
     reserved: AtomicU32,
+}
+
+impl Default for RawLock {
+    fn default() -> Self {
+        Self { word: AtomicU32::new(NOBODY), reserved: AtomicU32::new(0) }
+    }
 }
 
 const_assert_eq!(size_of::<RawLock>(), 8);
@@ -118,10 +192,15 @@ pub(crate) enum LockError {
     Damaged,
 }
 
-impl RawLock {
+impl<W: Word> RawLock<W> {
     /// Takes the lock if nobody holds it.
     pub(crate) fn try_lock(&self, me: Holder) -> bool {
-        self.replace(NOBODY, me.0)
+        #[cfg(planted)]
+        if is_planted(Mistake::LockInTwoWords) {
+            return self.word.replace(NOBODY, LOCKED)
+                && (self.word.replace(LOCKED, me.0) || self.word.replace(LOCKED | WAITERS, me.0 | WAITERS));
+        }
+        self.word.replace(NOBODY, me.0)
     }
 
     /// Takes the lock, waiting for at most `timeout` while somebody alive holds it.
@@ -131,43 +210,46 @@ impl RawLock {
 
     #[cold]
     fn lock_contended(&self, me: Holder, roll: &dyn Roll, timeout: Duration) -> Result<Acquired, LockError> {
-        for _ in 0..SPINS {
+        for _ in 0..W::SPINS {
             spin_loop();
-            if self.word.load(Ordering::Relaxed) == NOBODY && self.try_lock(me) {
+            if self.word.load() == NOBODY && self.try_lock(me) {
                 return Ok(Acquired::Clean);
             }
         }
-        let start = clock::now();
+        let start = self.word.now();
         // From the first sleep on, others may sleep too.
         let mut asleep = 0;
         loop {
-            let waited = clock::now().saturating_sub(start);
-            let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
-                return Err(LockError::Busy);
-            };
-            let word = self.word.load(Ordering::Relaxed);
-            match word & !WAITERS {
+            // Before the look, so that the last one is when the time is up.
+            let left = timeout.saturating_sub(self.word.now().saturating_sub(start));
+            let word = self.word.load();
+            let is_marked = match word & !WAITERS {
+                NOT_RECOVERABLE => return Err(LockError::NotRecoverable),
                 NOBODY => {
-                    if self.replace(word, me.0 | asleep | word & WAITERS) {
+                    if self.word.replace(word, me.0 | asleep | word & WAITERS) {
                         return Ok(Acquired::Clean);
                     }
-                    continue;
+                    false
                 }
-                NOT_RECOVERABLE => return Err(LockError::NotRecoverable),
-                _ => {}
-            }
-            let holder = Holder::from_word(word).ok_or(LockError::Damaged)?;
-            if roll.is_gone(holder) {
-                if self.replace(word, me.0 | word & WAITERS | asleep) {
-                    return Ok(Acquired::OwnerDied);
+                _ if is_gone(word, roll)? => {
+                    if self.word.replace(word, me.0 | asleep | word & WAITERS) {
+                        return Ok(Acquired::OwnerDied);
+                    }
+                    false
                 }
-                continue;
+                _ => word & WAITERS != 0 || !left.is_zero() && self.word.replace(word, word | WAITERS),
+            };
+            if left.is_zero() {
+                // The wake that ended the last sleep was perhaps the only one.
+                if asleep != 0 {
+                    self.word.wake_one();
+                }
+                return Err(LockError::Busy);
             }
-            if word & WAITERS == 0 && !self.replace(word, word | WAITERS) {
-                continue;
+            if is_marked {
+                asleep = WAITERS;
+                self.word.wait(word | WAITERS, left.min(SLICE));
             }
-            asleep = WAITERS;
-            futex::wait(&self.word, word | WAITERS, left.min(SLICE));
         }
     }
 
@@ -176,41 +258,48 @@ impl RawLock {
         if !self.release(me, NOBODY) {
             return;
         }
-        futex::wake_one(&self.word);
+        self.word.wake_one();
     }
 
     /// Says for good that what the lock protects cannot be put right.
     pub(crate) fn give_up(&self, me: Holder) {
         self.release(me, NOT_RECOVERABLE);
-        futex::wake_all(&self.word);
+        self.word.wake_all();
     }
 
     /// Gives the lock back as one whose holder has died, for somebody else to put right what it protects.
     pub(crate) fn abandon(&self, me: Holder) {
         let generation = (me.0 & GENERATION_MASK).wrapping_sub(1) & GENERATION_MASK;
         if self.release(me, me.0 & !GENERATION_MASK | generation) {
-            futex::wake_one(&self.word);
+            self.word.wake_one();
         }
     }
 
     /// Gives whether somebody may sleep.
     fn release(&self, me: Holder, next: u32) -> bool {
         // Another word than ours, with or without WAITERS, means damage: then it is not ours to give back.
-        !self.replace(me.0, next) && self.replace(me.0 | WAITERS, next)
+        !self.word.replace(me.0, next) && self.word.replace(me.0 | WAITERS, next)
     }
 
     /// Who holds the lock now.
     #[cfg(test)]
     pub(crate) fn holder(&self) -> Option<Holder> {
-        Holder::from_word(self.word.load(Ordering::Relaxed))
-    }
-
-    fn replace(&self, old: u32, new: u32) -> bool {
-        // SYNC: Release when unlocking, Acquire when locking: a holder sees all that former ones did.
-        self.word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        Holder::from_word(self.word.load())
     }
 }
 
+/// Whether the holder that a word names has certainly ended.
+fn is_gone(word: u32, roll: &dyn Roll) -> Result<bool, LockError> {
+    #[cfg(planted)]
+    if word & !WAITERS == LOCKED && is_planted(Mistake::LockInTwoWords) {
+        return Ok(false);
+    }
+    Ok(roll.is_gone(Holder::from_word(word).ok_or(LockError::Damaged)?))
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod models;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +342,16 @@ mod tests {
         assert_eq!(lock.lock(holder(1), &roll, SHORT), Err(LockError::Busy));
         lock.unlock(holder(55));
         assert_eq!(lock.lock(holder(1), &roll, SHORT), Ok(Acquired::Clean));
+    }
+
+    #[test]
+    fn without_any_time_one_looks_once() {
+        let (lock, roll) = (RawLock::default(), Gone(AtomicU64::new(1 << 3)));
+        assert!(lock.try_lock(holder(3)));
+        assert_eq!(lock.lock(holder(1), &roll, Duration::ZERO), Ok(Acquired::OwnerDied));
+        assert_eq!(lock.lock(holder(2), &roll, Duration::ZERO), Err(LockError::Busy));
+        // Nobody has slept, so nobody is to be woken.
+        assert_eq!(lock.word.load(Ordering::Relaxed), holder(1).0);
     }
 
     #[test]
