@@ -124,14 +124,15 @@ impl RawLock {
         self.replace(NOBODY, me.0)
     }
 
-    /// Takes the lock, waiting for at most `timeout` while somebody alive holds it.
+    /// Takes the lock, waiting for at most `timeout` while somebody alive holds it. If there is no time at all, the holder
+    /// is looked at once, for it may be dead.
     pub(crate) fn lock(&self, me: Holder, roll: &dyn Roll, timeout: Duration) -> Result<Acquired, LockError> {
         if self.try_lock(me) { Ok(Acquired::Clean) } else { self.lock_contended(me, roll, timeout) }
     }
 
     #[cold]
     fn lock_contended(&self, me: Holder, roll: &dyn Roll, timeout: Duration) -> Result<Acquired, LockError> {
-        for _ in 0..SPINS {
+        for _ in 0..if timeout.is_zero() { 0 } else { SPINS } {
             spin_loop();
             if self.word.load(Ordering::Relaxed) == NOBODY && self.try_lock(me) {
                 return Ok(Acquired::Clean);
@@ -140,11 +141,13 @@ impl RawLock {
         let start = clock::now();
         // From the first sleep on, others may sleep too.
         let mut asleep = 0;
+        let mut has_looked = false;
         loop {
-            let waited = clock::now().saturating_sub(start);
-            let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
+            let left = timeout.saturating_sub(clock::now().saturating_sub(start));
+            if left.is_zero() && has_looked {
                 return Err(LockError::Busy);
-            };
+            }
+            has_looked = true;
             let word = self.word.load(Ordering::Relaxed);
             match word & !WAITERS {
                 NOBODY => {
@@ -162,6 +165,9 @@ impl RawLock {
                     return Ok(Acquired::OwnerDied);
                 }
                 continue;
+            }
+            if left.is_zero() {
+                return Err(LockError::Busy);
             }
             if word & WAITERS == 0 && !self.replace(word, word | WAITERS) {
                 continue;
@@ -243,6 +249,16 @@ mod tests {
         assert_eq!(lock.holder(), Some(holder(0)));
         lock.unlock(holder(0));
         assert_eq!(lock.lock(holder(1), &roll, SHORT), Ok(Acquired::Clean));
+    }
+
+    #[test]
+    fn no_time_is_enough_to_take_over_from_the_dead() {
+        let (lock, roll) = (RawLock::default(), Gone(AtomicU64::new(1 << 3)));
+        assert!(lock.try_lock(holder(3)));
+        assert_eq!(lock.lock(holder(0), &roll, Duration::ZERO), Ok(Acquired::OwnerDied));
+        assert_eq!(lock.lock(holder(1), &roll, Duration::ZERO), Err(LockError::Busy));
+        // Nobody sleeps, so nobody is to be woken.
+        assert_eq!(lock.word.load(Ordering::Relaxed), holder(0).0);
     }
 
     #[test]
