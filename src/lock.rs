@@ -119,6 +119,15 @@ pub(crate) enum LockError {
 }
 
 impl RawLock {
+    pub(crate) const fn new() -> Self {
+        Self { word: AtomicU32::new(NOBODY), reserved: AtomicU32::new(0) }
+    }
+
+    /// Whether nobody holds the lock, dead or alive.
+    pub(crate) fn is_free(&self) -> bool {
+        self.word.load(Ordering::Acquire) & !WAITERS == NOBODY
+    }
+
     /// Takes the lock if nobody holds it.
     pub(crate) fn try_lock(&self, me: Holder) -> bool {
         self.replace(NOBODY, me.0)

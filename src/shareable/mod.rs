@@ -12,7 +12,9 @@
 #[macro_use]
 mod macros;
 mod tag;
+mod pattern;
 
+pub use pattern::AnyBitPattern;
 pub use tag::{TagMismatch, TypeTag};
 
 use core::marker::PhantomData;
