@@ -248,6 +248,14 @@ impl Attached {
         self.seat.map(|seat| Holder::new(seat.slot, seat.generation))
     }
 
+    /// Whether this is an attachment of this process, now.
+    pub(crate) fn is_ours(&self, holder: Holder) -> bool {
+        let header = self.region.header();
+        holder.slot().is_some_and(|slot| {
+            header.tenancy(slot) == self.own && holder.has_generation(header.generation(slot))
+        })
+    }
+
     /// The heap that the payload is if the segment is an arena; `None` if read-only.
     #[inline]
     pub(crate) fn heap(&self) -> Option<Heap<'_>> {
@@ -494,16 +502,16 @@ impl<'a> Here<'a> {
     }
 }
 
-/// This thread, of the process `own`, in a word that no other thread has. To be asked only while something is attached.
+/// The number of this thread. To be asked only while something is attached.
 #[inline]
-pub(crate) fn own_thread(own: Tenancy) -> u64 {
+pub(crate) fn own_thread() -> u32 {
     #[cfg(feature = "std")]
     {
         use core::cell::Cell;
         std::thread_local! {
-            /// The word, and the page of the process that it is right for: a child has this thread's memory, but
-            /// another first page, since that of its parent is never unmapped.
-            static KNOWN: Cell<(usize, u64)> = const { Cell::new((0, 0)) };
+            /// The number, and the first page of the process where it is right: a forked child has this thread's memory,
+            /// but another number, and another page, since that of its parent is never unmapped.
+            static KNOWN: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
         }
         let page = FIRST.load(Ordering::Relaxed).addr();
         // Fails for no thread, since a cell has no destructor.
@@ -511,10 +519,10 @@ pub(crate) fn own_thread(own: Tenancy) -> u64 {
         if known.0 == page {
             return known.1;
         }
-        let word = own.of_thread(process::own_thread()).bits();
-        let _: Result<(), std::thread::AccessError> = KNOWN.try_with(|known| known.set((page, word)));
-        word
+        let number = process::own_thread();
+        let _: Result<(), std::thread::AccessError> = KNOWN.try_with(|known| known.set((page, number)));
+        number
     }
     #[cfg(not(feature = "std"))]
-    own.of_thread(process::own_thread()).bits()
+    process::own_thread()
 }

@@ -86,6 +86,11 @@ impl Holder {
         Slot::new((self.0 >> HOLDER_SHIFT).wrapping_sub(1) as u64)
     }
 
+    /// As it stands in lock words.
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
     /// Whether this is the tenant number `generation` of its slot.
     pub(crate) const fn has_generation(self, generation: u64) -> bool {
         self.0 & GENERATION_MASK == generation as u32 & GENERATION_MASK
@@ -214,8 +219,7 @@ impl RawLock {
         !self.replace(me.0, next) && self.replace(me.0 | WAITERS, next)
     }
 
-    /// Who holds the lock now.
-    #[cfg(test)]
+    /// Who holds the lock now, dead or alive.
     pub(crate) fn holder(&self) -> Option<Holder> {
         Holder::from_word(self.word.load(Ordering::Relaxed))
     }

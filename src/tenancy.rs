@@ -97,12 +97,6 @@ impl Tenancy {
         }
     }
 
-    /// A thread of this process: its number stands in the place of the PID.
-    #[must_use]
-    pub(crate) const fn of_thread(self, number: u32) -> Self {
-        Self(self.0 & !mask(PID_BITS) | number as u64 & mask(PID_BITS))
-    }
-
     pub(crate) const fn pid(self) -> u32 {
         (self.0 & mask(PID_BITS)) as u32
     }

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 /// Kills at random moments in a normal run, by each sort of victims; and how many in a long one.
-const KILLS: u64 = 600;
+const KILLS: u64 = 400;
 const MANY: u64 = 50_000;
 /// A normal run kills at one instruction of so many, and wherever the value is torn.
 const SHORT_STRIDE: usize = 20;
@@ -213,7 +213,7 @@ fn look<const WORDS: usize>(
         }
         Ok(guard) if was_held => {
             whole(guard);
-            figures.report(Wrong::Lost, format!("{}: the lock's word does not say who held it", what()));
+            figures.report(Wrong::Lost, format!("{}: a guard, though the dead held the lock", what()));
         }
         Ok(guard) => {
             if !guard.is_whole() {
@@ -374,7 +374,8 @@ fn steps(parent: &mut Parent, stride: usize, operation: Operation) -> Figures {
     let place = Place::<SMALL>::create(&name);
     let mut figures = Figures::default();
     let mut all_torn = 0;
-    for (before, after) in [(0, 1), (1, 2), (2, 0), (1, 0)] {
+    let pairs = [(0, 1), (1, 2), (2, 0), (1, 0)];
+    for &(before, after) in if stride == 1 { &pairs[..] } else { &pairs[..2] } {
         let start = || {
             place.assign(before).unwrap();
             if let Operation::Replace = operation {

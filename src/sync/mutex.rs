@@ -89,8 +89,9 @@ use static_assertions::const_assert_eq;
 #[repr(C)]
 pub struct Mutex<T> {
     lock: RawLock,
-    /// The thread that holds it, as [`own_thread`] has it; 0 between taking the lock and saying so, and between taking this
-    /// back and giving the lock back. What a dead one left here is the number of no living thread.
+    /// Whose thread holds it: the holder, as in the lock's word (high half), and the number of the thread (low half). 0
+    /// between taking the lock and saying so here, and between taking this back and giving the lock back. The holder
+    /// stands here too, so that the word of a dead one says nothing of who has taken over since.
     thread: AtomicU64,
     /// INVARIANT 1: a valid `T` whenever `lock` is free. Used by nobody but the holder; and, if it is free, by one who
     /// has the mutex for itself. Else any bytes, which may be moved along with the mutex.
@@ -103,7 +104,7 @@ const_assert_eq!(size_of::<Mutex<u64>>(), 24);
 unsafe impl<T: Send> Sync for Mutex<T> {}
 
 // SAFETY: a lock, whose words are atomics, and a `Shareable` in an order fixed by `repr(C)`, all in the tag. No addresses:
-// holders stand in it as numbers of slots, and threads by a word that says of which process they are. Any process that
+// holders stand in it as numbers of slots, and threads beside their holder. Any process that
 // is attached may use it; one that dies leaves it to the next holder as orphaned, and the value is not used, nor
 // destroyed, before that one has said what it is.
 unsafe impl<T: Shareable> Shareable for Mutex<T> {
@@ -150,9 +151,9 @@ impl<T> Mutex<T> {
     pub fn lock_for(&self, timeout: Duration) -> Result<MutexGuard<'_, T>, LockError<'_, T>> {
         let (here, attached) = self.place().ok_or(LockError::Failed(LockFailure::NotAttached))?;
         let holder = attached.holder().ok_or(LockError::Failed(LockFailure::ReadOnly))?;
-        let thread = own_thread(attached.own);
+        let thread = own_thread();
         if self.lock.try_lock(holder) {
-            self.thread.store(thread, Ordering::Relaxed);
+            self.thread.store(mark(holder, thread), Ordering::Relaxed);
             return Ok(MutexGuard::new(Held { mutex: self, here, holder }));
         }
         self.lock_contended(here, attached, thread, timeout)
@@ -172,12 +173,13 @@ impl<T> Mutex<T> {
         &'a self,
         here: Here<'a>,
         attached: &Attached,
-        thread: u64,
+        thread: u32,
         timeout: Duration,
     ) -> Result<MutexGuard<'a, T>, LockError<'a, T>> {
         let holder = attached.holder().ok_or(LockError::Failed(LockFailure::ReadOnly))?;
-        // Stands here only if this thread has put it here, through this attachment or another one, and not given it back.
-        if self.thread.load(Ordering::Relaxed) == thread {
+        // This thread holds it, through this attachment or another one: had it given the lock back, it would not be marked.
+        let is_mine = |now| self.thread.load(Ordering::Relaxed) == mark(now, thread) && attached.is_ours(now);
+        if self.lock.holder().is_some_and(is_mine) {
             return Err(LockError::Failed(LockFailure::Deadlock));
         }
         let acquired = self.lock.lock(holder, attached, timeout).map_err(|error| {
@@ -187,7 +189,7 @@ impl<T> Mutex<T> {
                 lock::LockError::Damaged => LockFailure::Damaged,
             })
         })?;
-        self.thread.store(thread, Ordering::Relaxed);
+        self.thread.store(mark(holder, thread), Ordering::Relaxed);
         let held = Held { mutex: self, here, holder };
         match acquired {
             Acquired::Clean => Ok(MutexGuard::new(held)),
@@ -222,6 +224,11 @@ impl<T> Mutex<T> {
         // SAFETY: by invariant 1 it is valid, and nobody else's; the mutex is not used any more, nor dropped.
         Ok(unsafe { this.as_ptr().read() })
     }
+}
+
+/// What stands in the second word of a mutex that this thread of this holder has.
+const fn mark(holder: Holder, thread: u32) -> u64 {
+    (holder.bits() as u64) << 32 | thread as u64
 }
 
 impl<T> Drop for Mutex<T> {
