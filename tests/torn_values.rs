@@ -282,7 +282,7 @@ fn moments(parent: &mut Parent, kills: u64, contended: bool) -> Figures {
             held += u64::from(found.was_held);
             torn += u64::from(found.was_torn);
         }
-        if kill % 5_000 == 4_999 {
+        if kill % 500 == 499 {
             campaign::progress(parent, &format!("  {kill} kills, {figures}"));
         }
     }
@@ -416,7 +416,7 @@ fn steps(parent: &mut Parent, stride: usize, operation: Operation) -> Figures {
             let found = look(&place, before, &mut figures, &what);
             held += u64::from(found.was_held);
             torn += u64::from(found.was_torn);
-            if points % 500 == 0 {
+            if points % 100 == 0 {
                 campaign::progress(parent, &format!("  {operation:?}: {figures}"));
             }
         }

@@ -10,4 +10,4 @@ mod result;
 
 pub use crate::error::LockFailure;
 pub use mutex::{Mutex, MutexGuard};
-pub use result::{LockError, Orphaned};
+pub use result::{LockError, LockResult, Orphaned};

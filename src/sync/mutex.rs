@@ -26,7 +26,7 @@
 //! Gives references to the value to the holder of the lock, and to nobody else.
 #![allow(unsafe_code)]
 
-use super::result::{LockError, Orphaned};
+use super::result::{LockError, LockResult, Orphaned};
 use crate::attachment::{Attached, Here, own_thread};
 use crate::error::LockFailure;
 use crate::lock::{self, Acquired, Holder, RawLock};
@@ -139,7 +139,7 @@ impl<T> Mutex<T> {
     ///  - [POSIX `pthread_mutexattr_getrobust(3p)`](https://man7.org/linux/man-pages/man3/pthread_mutexattr_getrobust.3p.html)
     ///    has the same idea, without the types
     #[inline]
-    pub fn lock(&self) -> Result<MutexGuard<'_, T>, LockError<'_, T>> {
+    pub fn lock(&self) -> LockResult<'_, T> {
         self.lock_for(Duration::MAX)
     }
 
@@ -148,7 +148,7 @@ impl<T> Mutex<T> {
     /// # Errors
     /// As [`lock`](Self::lock), and [`LockFailure::Busy`] when the time is up.
     #[inline]
-    pub fn lock_for(&self, timeout: Duration) -> Result<MutexGuard<'_, T>, LockError<'_, T>> {
+    pub fn lock_for(&self, timeout: Duration) -> LockResult<'_, T> {
         let (here, attached) = self.place().ok_or(LockError::Failed(LockFailure::NotAttached))?;
         let holder = attached.holder().ok_or(LockError::Failed(LockFailure::ReadOnly))?;
         let thread = own_thread();
@@ -164,7 +164,7 @@ impl<T> Mutex<T> {
     /// # Errors
     /// As [`lock`](Self::lock), and [`LockFailure::Busy`] if somebody holds it.
     #[inline]
-    pub fn try_lock(&self) -> Result<MutexGuard<'_, T>, LockError<'_, T>> {
+    pub fn try_lock(&self) -> LockResult<'_, T> {
         self.lock_for(Duration::ZERO)
     }
 
@@ -175,7 +175,7 @@ impl<T> Mutex<T> {
         attached: &Attached,
         thread: u32,
         timeout: Duration,
-    ) -> Result<MutexGuard<'a, T>, LockError<'a, T>> {
+    ) -> LockResult<'a, T> {
         let holder = attached.holder().ok_or(LockError::Failed(LockFailure::ReadOnly))?;
         // This thread holds it, through this attachment or another one: had it given the lock back, it would not be marked.
         let is_mine = |now| self.thread.load(Ordering::Relaxed) == mark(now, thread) && attached.is_ours(now);

@@ -7,6 +7,9 @@ use crate::shareable::AnyBitPattern;
 use core::error::Error;
 use core::fmt;
 
+/// A guard, or why there is none.
+pub type LockResult<'a, T> = Result<MutexGuard<'a, T>, LockError<'a, T>>;
+
 /// Why a lock gave no guard.
 #[non_exhaustive]
 pub enum LockError<'a, T> {
