@@ -8,7 +8,7 @@
 //! | nobody's | a guard | mine |
 //! | another's, who is alive | after waiting: one of the others, or `Busy` | |
 //! | mine, of this thread | `Deadlock` | |
-//! | a dead one's | an [`Orphaned`](super::Orphaned) | mine, orphaned |
+//! | a dead one's | an [`Orphaned`] | mine, orphaned |
 //! | not recoverable | `NotRecoverable` | |
 //!
 //! | event | state | next |
