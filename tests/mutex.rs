@@ -7,12 +7,16 @@ mod common;
 use common::arena::Random;
 use common::campaign::{self, Board, Figures, Forked, Wrong};
 use common::{Child, Parent, TestName};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::Signal;
 use shmem_bind::sync::{LockError, LockFailure, LockResult, Mutex, MutexGuard, Orphaned};
 use shmem_bind::{
     AnyBitPattern, Arena, Builder, DirectoryError, ShmemArc, ShmemBox, ShmemError, Tlsf, shareable,
 };
+use std::fs::File;
 use std::mem::{MaybeUninit, forget};
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -45,7 +49,7 @@ impl Pair {
 #[test]
 #[ignore = "the entry point of child processes"]
 fn child() {
-    common::run_child(&[("hold", hold), ("fork", fork), ("contend", contend)]);
+    common::run_child(&[("hold", hold), ("fork", fork), ("contend", contend), ("leave", leave)]);
 }
 
 /// An attachment, and the mutex in it.
@@ -178,6 +182,26 @@ fn threads_take_turns() {
         }
     });
     assert_eq!(*place.lock(), Pair::of(40_000));
+}
+
+/// Else another thread of the same holder could be taken for this one, before it has put its own mark there.
+#[test]
+fn whoever_gives_the_lock_back_takes_the_mark_back() {
+    let name = TestName::new("mark");
+    let place = Place::open(&name);
+    let mark = || place.thread().load(SeqCst);
+    let guard = place.lock();
+    assert_ne!(mark(), 0);
+    drop(guard);
+    assert_eq!(mark(), 0);
+    leave_orphaned(&name);
+    let left = mark();
+    let orphan = orphaned(place.mutex.lock());
+    assert!(mark() != 0 && mark() != left);
+    drop(orphan);
+    assert_eq!(mark(), 0);
+    orphaned(place.mutex.lock()).give_up();
+    assert_eq!(mark(), 0);
 }
 
 #[test]
@@ -469,16 +493,54 @@ fn outside_of_a_segment_there_is_nothing_to_lock() {
     let name = TestName::new("outside");
     let on_stack = Mutex::new(5_u32);
     assert_fails(on_stack.lock(), LockFailure::NotAttached);
-    let place = Place::open(&name);
+    let _place = Place::open(&name);
     assert_fails(on_stack.lock(), LockFailure::NotAttached);
     assert_fails(on_stack.try_lock(), LockFailure::NotAttached);
     assert_fails(Arc::new(Mutex::new(5_u32)).lock_for(SHORT), LockFailure::NotAttached);
     static STATIC: Mutex<u32> = Mutex::new(5);
     assert_fails(STATIC.lock(), LockFailure::NotAttached);
     assert_eq!(on_stack.into_inner().unwrap(), 5);
+}
+
+#[test]
+fn where_a_segment_has_been_is_none_any_more() {
+    let child = Child::spawn("leave", &[]);
+    child.expect("done");
+    child.finish();
+}
+
+/// Detaches, and has something else mapped at the same address.
+fn leave(parent: &mut Parent) {
+    let name = TestName::new("gone");
+    let place = Place::open(&name);
+    let address = (&raw const *place.mutex).addr() & !0xfff;
     drop(place);
-    // Where a segment has been is none any more.
-    assert_fails(Arc::new(Mutex::new([0_u64; 1 << 16])).lock(), LockFailure::NotAttached);
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED_NOREPLACE;
+    let address = NonZeroUsize::new(address);
+    let memory = unsafe { mmap_anonymous(address, NonZeroUsize::new(4096).unwrap(), protection, flags) };
+    let memory = memory.unwrap();
+    // Zeros are a mutex.
+    let mutex: &Mutex<u32> = unsafe { memory.cast().as_ref() };
+    // Locked as by somebody who is just creating it.
+    let other = TestName::new("locked");
+    let file = File::create(other.path()).unwrap();
+    let _lock = Flock::lock(file, FlockArg::LockExclusive).unwrap();
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Has the record that was the segment's, and waits for what it is to be filled in with.
+        scope.spawn(|| {
+            let builder = Builder::new(&other).mode(0o777).timeout(Duration::from_millis(300));
+            let opened = builder.attach().map(drop);
+            is_done.store(true, SeqCst);
+            assert_eq!(opened, Err(ShmemError::Busy));
+        });
+        while !is_done.load(SeqCst) {
+            assert_fails(mutex.lock(), LockFailure::NotAttached);
+        }
+    });
+    unsafe { munmap(memory, 4096) }.unwrap();
+    parent.say("done");
 }
 
 #[test]
