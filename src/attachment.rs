@@ -343,10 +343,9 @@ impl Vacancy {
         core::mem::forget(self);
         // SAFETY: pages are never unmapped.
         let place = unsafe { record.as_ref() };
-        place.publish(&attached.region);
         // SAFETY: by invariant 3 the record is ours, and there is no `Attachment` to it yet.
         let contents = unsafe { &mut *place.attached.get() };
-        contents.write(attached);
+        place.publish(&contents.write(attached).region);
         Attachment(record)
     }
 }

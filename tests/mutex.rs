@@ -706,7 +706,9 @@ fn the_lock_survives_those_who_contend_for_it() {
 #[test]
 #[ignore = "takes some minutes"]
 fn long_the_lock_survives_those_who_contend_for_it() {
-    campaign::run("contend", &["20000"]).conclude("mutex_contended");
+    // As many as the environment says.
+    let kills = std::env::var("SHMEM_BIND_KILLS").unwrap_or("20000".to_owned());
+    campaign::run("contend", &[&kills]).conclude("mutex_contended");
 }
 
 struct Counts {
