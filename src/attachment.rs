@@ -16,6 +16,13 @@
 //! | n > 0 | n handles, one of them perhaps still a `Vacancy` | `clone` and `drop` count; the last `drop` makes it 0 |
 //! | 2^32 − 1 | too many to count | stays so: the attachment lasts as long as the process |
 //!
+//! # Addresses
+//! A value in a segment that needs to know its segment, such as a lock, knows only where it lies. So each record says
+//! from where to where its attachment is mapped, and [`Here::of`] looks an address up. It may meet records that other
+//! threads are just filling in or giving up; that of the address asked for is never among them, since whoever asks
+//! has a reference into its segment, and so has it attached all the while. A version tells: odd while the addresses stand,
+//! and whoever reads it changed has read the addresses of some other attachment.
+//!
 //! # Safety
 //! Pages are never unmapped, so records live as long as the process. The contents of a record are written
 //! by the one who made its count 1, before a handle exists, and taken out by the last handle.
@@ -28,12 +35,13 @@ use crate::lock::{Holder, Roll};
 use crate::membership::{Event, Refusal, Slot};
 use crate::private::PrivateMemory;
 use crate::region::Region;
+use crate::sys::process;
 use crate::sys::shm::Mapping;
 use crate::tenancy::Tenancy;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use core::time::Duration;
 use rustix::io::Errno;
 use static_assertions::const_assert;
@@ -60,8 +68,59 @@ const_assert!(size_of::<Page>() <= PAGE_LEN);
 
 struct Record {
     references: AtomicU32,
+    /// Odd while the attachment is mapped from `start` to `end`.
+    version: AtomicU64,
+    start: AtomicUsize,
+    end: AtomicUsize,
     /// INVARIANT 2: initialised while there is an `Attachment` to this record, and then only read.
     attached: UnsafeCell<MaybeUninit<Attached>>,
+}
+
+impl Record {
+    /// Says where the attachment is mapped; by the one who reserved the record.
+    fn publish(&self, region: &Region) {
+        let (start, end) = region.addresses();
+        // SYNC: with `maps`: whoever reads one of these two reads also, after it, that the last version has ended.
+        fence(Ordering::Release);
+        self.start.store(start, Ordering::Relaxed);
+        self.end.store(end, Ordering::Relaxed);
+        // SYNC: Release here, Acquire in `maps`: whoever reads an odd version reads its addresses, or later ones.
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Takes that back, before the attachment is unmapped; by its last handle.
+    fn unpublish(&self) {
+        // Whoever gets these addresses from the kernel next gets them after `munmap`, and so after this.
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether the attachment is mapped at `address`, where something lies as long as this lasts.
+    #[inline]
+    fn maps(&self, address: usize) -> bool {
+        let version = self.version.load(Ordering::Acquire);
+        if version & 1 == 0 {
+            return false;
+        }
+        let (start, end) = (self.start.load(Ordering::Relaxed), self.end.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        // Changed meanwhile: it is not the one asked for, which stays.
+        (start..end).contains(&address) && self.version.load(Ordering::Relaxed) == version
+    }
+
+    /// The attachment; `None` if it is the parent's, from before a `fork`.
+    ///
+    /// # Safety
+    /// There is a handle to this record for all of `'a`, or there was one before a `fork`.
+    #[inline]
+    unsafe fn attached<'a>(&self) -> Option<&'a Attached> {
+        if self.references.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        // SAFETY: by invariant 2 nobody writes while there is a handle, which the caller promises.
+        let attached = unsafe { &*self.attached.get() };
+        // SAFETY: as above, the contents are initialised, and stay so as long as the handle.
+        Some(unsafe { attached.assume_init_ref() })
+    }
 }
 
 /// One attachment of this process.
@@ -189,6 +248,14 @@ impl Attached {
         self.seat.map(|seat| Holder::new(seat.slot, seat.generation))
     }
 
+    /// Whether this is an attachment of this process, now.
+    pub(crate) fn is_ours(&self, holder: Holder) -> bool {
+        let header = self.region.header();
+        holder.slot().is_some_and(|slot| {
+            header.tenancy(slot) == self.own && holder.has_generation(header.generation(slot))
+        })
+    }
+
     /// The heap that the payload is if the segment is an arena; `None` if read-only.
     #[inline]
     pub(crate) fn heap(&self) -> Option<Heap<'_>> {
@@ -275,10 +342,10 @@ impl Vacancy {
         let Self(record, _) = self;
         core::mem::forget(self);
         // SAFETY: pages are never unmapped.
-        let cell = unsafe { &record.as_ref().attached };
+        let place = unsafe { record.as_ref() };
         // SAFETY: by invariant 3 the record is ours, and there is no `Attachment` to it yet.
-        let place = unsafe { &mut *cell.get() };
-        place.write(attached);
+        let contents = unsafe { &mut *place.attached.get() };
+        place.publish(&contents.write(attached).region);
         Attachment(record)
     }
 }
@@ -353,14 +420,8 @@ impl Attachment {
 
     /// The attachment; `None` if it is the parent's, from before a `fork`.
     pub(crate) fn get(&self) -> Option<&Attached> {
-        let record = self.record();
-        if record.references.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        // SAFETY: by invariant 2 nobody writes while there is a handle, and by invariant 4 `self` is one.
-        let attached = unsafe { &*record.attached.get() };
-        // SAFETY: as above, the contents are initialised, and stay so as long as `self`.
-        Some(unsafe { attached.assume_init_ref() })
+        // SAFETY: by invariant 4 `self` is a handle, and lent for as long as the result.
+        unsafe { self.record().attached() }
     }
 }
 
@@ -386,6 +447,7 @@ impl Drop for Attachment {
         if record.references.fetch_update(Ordering::AcqRel, Ordering::Acquire, count) != Err(1) {
             return;
         }
+        record.unpublish();
         // The count stays 1 while the contents are taken out, so that nobody reserves the record meanwhile.
         // SAFETY: this is the last handle (and not an inert one, whose count would be 0), so nobody else reads or
         // writes the contents now.
@@ -401,4 +463,65 @@ impl core::fmt::Debug for Attachment {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         self.get().fmt(f)
     }
+}
+
+/// The attachment that something in a segment lies in, for as long as that is borrowed.
+#[derive(Clone, Copy)]
+pub(crate) struct Here<'a> {
+    /// INVARIANT 5: there is a handle to it for all of `'a`, or it was inherited by `fork`.
+    record: &'a Record,
+}
+
+impl<'a> Here<'a> {
+    /// Finds the attachment of this process that `place` lies in; `None` if it lies in none, or in one that was inherited
+    /// by `fork`.
+    #[inline]
+    pub(crate) fn of<T>(place: &'a T) -> Option<Self> {
+        let address = core::ptr::from_ref(place).addr();
+        let mut next = &FIRST;
+        loop {
+            let page = NonNull::new(next.load(Ordering::Acquire))?;
+            // SAFETY: by invariant 1 (and because `FIRST` is treated the same) the page is still mapped. One that was
+            // wiped has no versions, and no next one.
+            let page = unsafe { page.as_ref() };
+            // INVARIANT: a segment is mapped as long as there is a handle to its record, and whoever lends something that
+            // lies in it has one, and keeps it while it is lent.
+            if let Some(record) = page.records.iter().find(|record| record.maps(address)) {
+                return Some(Self { record });
+            }
+            next = &page.next;
+        }
+    }
+
+    /// The attachment; `None` in a child after `fork`.
+    #[inline]
+    pub(crate) fn get(self) -> Option<&'a Attached> {
+        // SAFETY: by invariant 5.
+        unsafe { self.record.attached() }
+    }
+}
+
+/// The number of this thread. To be asked only while something is attached.
+#[inline]
+pub(crate) fn own_thread() -> u32 {
+    #[cfg(feature = "std")]
+    {
+        use core::cell::Cell;
+        std::thread_local! {
+            /// The number, and the first page of the process where it is right: a forked child has this thread's memory,
+            /// but another number, and another page, since that of its parent is never unmapped.
+            static KNOWN: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
+        }
+        let page = FIRST.load(Ordering::Relaxed).addr();
+        // Fails for no thread, since a cell has no destructor.
+        let known = KNOWN.try_with(Cell::get).unwrap_or_default();
+        if known.0 == page {
+            return known.1;
+        }
+        let number = process::own_thread();
+        let _: Result<(), std::thread::AccessError> = KNOWN.try_with(|known| known.set((page, number)));
+        number
+    }
+    #[cfg(not(feature = "std"))]
+    process::own_thread()
 }

@@ -50,6 +50,7 @@ mod boxed;
 mod shared;
 mod pinned;
 mod arena;
+pub mod sync;
 #[cfg(feature = "alloc")]
 mod listing;
 
@@ -60,7 +61,7 @@ pub use attachment::Origin;
 pub use boxed::{ReadRef, ShmemBox};
 pub use error::{
     AllocError, ArenaError, BoxError, DirectoryError, Errno, FileKind, HandleError, HeaderError, HeapError,
-    NameError, OwnError, Rejected, ShmemError, SizeError,
+    LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
 };
 pub use handle::Handle;
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
@@ -73,6 +74,6 @@ pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;
 pub use segment::{Builder, BuilderWithSize, MemfdBuilder, ShmemConf, unlink};
-pub use shareable::{Shareable, TagMismatch, TypeTag};
+pub use shareable::{AnyBitPattern, Shareable, TagMismatch, TypeTag};
 pub use shared::ShmemArc;
 pub use typed::Object;

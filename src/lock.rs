@@ -129,7 +129,7 @@ pub(crate) struct RawLock<W = AtomicU32> {
 
 impl Default for RawLock {
     fn default() -> Self {
-        Self { word: AtomicU32::new(NOBODY), reserved: AtomicU32::new(0) }
+        Self::new()
     }
 }
 
@@ -158,6 +158,11 @@ impl Holder {
     /// The slot; `None` never happens, since only slots are made into holders.
     pub(crate) const fn slot(self) -> Option<Slot> {
         Slot::new((self.0 >> HOLDER_SHIFT).wrapping_sub(1) as u64)
+    }
+
+    /// As it stands in lock words.
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
     }
 
     /// Whether this is the tenant number `generation` of its slot.
@@ -192,7 +197,18 @@ pub(crate) enum LockError {
     Damaged,
 }
 
+impl RawLock {
+    pub(crate) const fn new() -> Self {
+        Self { word: AtomicU32::new(NOBODY), reserved: AtomicU32::new(0) }
+    }
+}
+
 impl<W: Word> RawLock<W> {
+    /// Whether nobody holds the lock, dead or alive.
+    pub(crate) fn is_free(&self) -> bool {
+        self.word.load() & !WAITERS == NOBODY
+    }
+
     /// Takes the lock if nobody holds it.
     pub(crate) fn try_lock(&self, me: Holder) -> bool {
         #[cfg(planted)]
@@ -203,14 +219,15 @@ impl<W: Word> RawLock<W> {
         self.word.replace(NOBODY, me.0)
     }
 
-    /// Takes the lock, waiting for at most `timeout` while somebody alive holds it.
+    /// Takes the lock, waiting for at most `timeout` while somebody alive holds it. If there is no time at all, the holder
+    /// is looked at once, for it may be dead.
     pub(crate) fn lock(&self, me: Holder, roll: &dyn Roll, timeout: Duration) -> Result<Acquired, LockError> {
         if self.try_lock(me) { Ok(Acquired::Clean) } else { self.lock_contended(me, roll, timeout) }
     }
 
     #[cold]
     fn lock_contended(&self, me: Holder, roll: &dyn Roll, timeout: Duration) -> Result<Acquired, LockError> {
-        for _ in 0..W::SPINS {
+        for _ in 0..if timeout.is_zero() { 0 } else { W::SPINS } {
             spin_loop();
             if self.word.load() == NOBODY && self.try_lock(me) {
                 return Ok(Acquired::Clean);
@@ -281,8 +298,7 @@ impl<W: Word> RawLock<W> {
         !self.word.replace(me.0, next) && self.word.replace(me.0 | WAITERS, next)
     }
 
-    /// Who holds the lock now.
-    #[cfg(test)]
+    /// Who holds the lock now, dead or alive.
     pub(crate) fn holder(&self) -> Option<Holder> {
         Holder::from_word(self.word.load())
     }
@@ -332,6 +348,16 @@ mod tests {
         assert_eq!(lock.holder(), Some(holder(0)));
         lock.unlock(holder(0));
         assert_eq!(lock.lock(holder(1), &roll, SHORT), Ok(Acquired::Clean));
+    }
+
+    #[test]
+    fn no_time_is_enough_to_take_over_from_the_dead() {
+        let (lock, roll) = (RawLock::default(), Gone(AtomicU64::new(1 << 3)));
+        assert!(lock.try_lock(holder(3)));
+        assert_eq!(lock.lock(holder(0), &roll, Duration::ZERO), Ok(Acquired::OwnerDied));
+        assert_eq!(lock.lock(holder(1), &roll, Duration::ZERO), Err(LockError::Busy));
+        // Nobody sleeps, so nobody is to be woken.
+        assert_eq!(lock.word.load(Ordering::Relaxed), holder(0).0);
     }
 
     #[test]

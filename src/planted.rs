@@ -25,6 +25,8 @@ pub enum Mistake {
     SlotBeforeObjects,
     /// A commit is a store like any other, which may be moved before those that stand in front of it.
     CommitWithoutFence,
+    /// What a dead holder left behind a lock is handed out as a value.
+    OrphanAsWhole,
 }
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);

@@ -156,6 +156,13 @@ impl Region {
         })
     }
 
+    /// The addresses where the segment is mapped: of its first byte, and of the one after its last.
+    pub(crate) fn addresses(&self) -> (usize, usize) {
+        let start = self.mapping.base().addr().get();
+        // Does not saturate: what is mapped ends within the address space.
+        (start, start.saturating_add(self.mapping.len()))
+    }
+
     /// Children after `fork` do not get the segment.
     pub(crate) fn exclude_from_fork(&self) -> Result<(), Errno> {
         self.mapping.exclude_from_fork()

@@ -5,7 +5,9 @@ mod alone;
 mod common;
 
 use alone::readable;
-use shmem_bind::{BoxError, Errno, FileKind, HeaderError, NameError, OwnError, ShmemError, SizeError};
+use shmem_bind::{
+    BoxError, Errno, FileKind, HeaderError, LockFailure, NameError, OwnError, ShmemError, SizeError,
+};
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::{Debug, Display};
@@ -76,6 +78,19 @@ fn errors_of_boxes_and_owners_are_readable() {
 }
 
 #[test]
+fn errors_of_locks_are_readable() {
+    all_readable::<LockFailure>(&[
+        (LockFailure::OwnerDied, &["died", "half-written"]),
+        (LockFailure::Busy, &["deadline", "stopped"]),
+        (LockFailure::Deadlock, &["this thread", "guard"]),
+        (LockFailure::NotRecoverable, &["given up"]),
+        (LockFailure::NotAttached, &["no segment", "fork"]),
+        (LockFailure::ReadOnly, &["read-only"]),
+        (LockFailure::Damaged, &["damaged"]),
+    ]);
+}
+
+#[test]
 fn errors_of_opening_are_readable() {
     let not_regular = |found| ShmemError::NotRegular { found };
     all_readable::<ShmemError>(&[
@@ -133,6 +148,8 @@ fn each_error_has_its_io_kind_and_comes_back() {
         (ShmemError::Permissive { mode: 0o666, allowed: 0o600 }, ErrorKind::PermissionDenied),
         (ShmemError::Header(HeaderError::Endianness), ErrorKind::InvalidData),
         (ShmemError::Busy, ErrorKind::TimedOut),
+        (ShmemError::Lock(LockFailure::Busy), ErrorKind::TimedOut),
+        (ShmemError::Lock(LockFailure::Deadlock), ErrorKind::Other),
         (ShmemError::NoSpace { asked: 1 }, ErrorKind::StorageFull),
         (ShmemError::Full, ErrorKind::Other),
         (ShmemError::Orphaned, ErrorKind::Other),

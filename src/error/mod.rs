@@ -5,8 +5,10 @@
 //! the later operations, so that one `Result<_, ShmemError>` serves a whole `main`.
 
 mod arena;
+mod lock;
 
 pub use arena::{AllocError, ArenaError, DirectoryError, HandleError, HeapError, Rejected};
+pub use lock::LockFailure;
 
 use crate::allocator_id::AllocatorId;
 use crate::membership::MAX_ATTACHMENTS;
@@ -96,6 +98,8 @@ pub enum ShmemError {
     Handle(HandleError),
     /// A name could not be published or found.
     Directory(DirectoryError),
+    /// A lock could not be had.
+    Lock(LockFailure),
     /// Not from opening: [`ShmemBox::try_own`](crate::ShmemBox::try_own) failed.
     Own(OwnError),
 }
@@ -354,6 +358,7 @@ impl fmt::Display for ShmemError {
             Self::Alloc(error) => error.fmt(f),
             Self::Handle(error) => error.fmt(f),
             Self::Directory(error) => error.fmt(f),
+            Self::Lock(error) => error.fmt(f),
             Self::Own(error) => error.fmt(f),
         }
     }
@@ -540,6 +545,7 @@ from! {
     Alloc(AllocError);
     Handle(HandleError);
     Directory(DirectoryError);
+    Lock(LockFailure);
 }
 
 impl<T> From<Rejected<T>> for ShmemError {
@@ -559,7 +565,7 @@ impl From<ShmemError> for std::io::Error {
             ShmemError::AlreadyExists => ErrorKind::AlreadyExists,
             ShmemError::ForeignUser { .. } | ShmemError::Permissive { .. } => ErrorKind::PermissionDenied,
             ShmemError::Header(_) => ErrorKind::InvalidData,
-            ShmemError::Busy => ErrorKind::TimedOut,
+            ShmemError::Busy | ShmemError::Lock(LockFailure::Busy) => ErrorKind::TimedOut,
             ShmemError::FileSystem => ErrorKind::Unsupported,
             ShmemError::NoSpace { .. } => ErrorKind::StorageFull,
             _ => ErrorKind::Other,

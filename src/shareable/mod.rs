@@ -12,7 +12,9 @@
 #[macro_use]
 mod macros;
 mod tag;
+mod pattern;
 
+pub use pattern::AnyBitPattern;
 pub use tag::{TagMismatch, TypeTag};
 
 use core::marker::PhantomData;
@@ -24,7 +26,8 @@ use core::sync::atomic;
 ///
 /// Implement it with [`shareable!`](crate::shareable!), which checks everything. It is implemented for
 /// integers, floats, `bool`, `char`, `()`, the atomics except `AtomicPtr`, [`NonZero`] and `Option` of it,
-/// [`Wrapping`], [`Saturating`], and for arrays, [`MaybeUninit`] and [`PhantomData`] of such types.
+/// [`Wrapping`], [`Saturating`], and for arrays, [`MaybeUninit`], [`PhantomData`] and
+/// [`Mutex`](crate::sync::Mutex) of such types.
 ///
 /// Not for these, with the reason:
 /// - References, pointers, `Box`, `String`, `Vec`, functions, `AtomicPtr`: addresses of one process.
@@ -34,7 +37,7 @@ use core::sync::atomic;
 /// - `Cell` and `UnsafeCell`: they are not `Sync`, so by themselves of no use to several processes, and one
 ///   process alone has `&mut`. A type that makes itself `Sync` around them is a lock of some kind, and its
 ///   author must say what becomes of the value when its holder dies. That is an argument to be made by hand,
-///   in the `SAFETY` comment of an `unsafe impl`.
+///   in the `SAFETY` comment of an `unsafe impl`. [`Mutex`](crate::sync::Mutex) is such a type.
 ///
 /// # Safety
 /// Whoever implements it promises that:

@@ -33,6 +33,11 @@ pub(crate) fn own_pid() -> u32 {
     process::getpid().as_raw_pid().unsigned_abs()
 }
 
+/// This thread's number, in the PID namespace of this process.
+pub(crate) fn own_thread() -> u32 {
+    rustix::thread::gettid().as_raw_pid().unsigned_abs()
+}
+
 /// The user whose rights this process has.
 pub(crate) fn effective_uid() -> u32 {
     process::geteuid().as_raw()

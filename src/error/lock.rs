@@ -1,0 +1,48 @@
+//! Errors of locks around data
+
+use core::error::Error;
+use core::fmt;
+
+/// Why a lock could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockFailure {
+    /// Its holder died, so the value may be half-written. As it stands here, as part of an error that was handed on, the
+    /// value has been left to the next one who locks.
+    OwnerDied,
+    /// Somebody alive held it until the deadline.
+    Busy,
+    /// This very thread holds it already.
+    Deadlock,
+    /// Somebody has said, by [`give_up`](crate::sync::Orphaned::give_up), that the value cannot be put right.
+    NotRecoverable,
+    /// The lock does not lie in a segment that this process has attached.
+    NotAttached,
+    /// The segment is attached read-only.
+    ReadOnly,
+    /// The lock's word is none that a lock can have.
+    Damaged,
+}
+
+impl fmt::Display for LockFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OwnerDied => {
+                "a process died holding the lock and its value may be half-written; replace or check it"
+            }
+            Self::Busy => "somebody held the lock until the deadline; look for a process that is stopped",
+            Self::Deadlock => "this thread holds the lock already; drop its guard first",
+            Self::NotRecoverable => {
+                "what a dead process left behind the lock was given up; put another value in its place"
+            }
+            Self::NotAttached => {
+                "the lock lies in no segment that this process has attached (it is on the stack or the heap, or was \
+                 inherited from before fork); use one in a segment opened by this process"
+            }
+            Self::ReadOnly => "the segment is attached read-only; attach to write in order to lock",
+            Self::Damaged => "the lock is damaged; put another value in its place",
+        })
+    }
+}
+
+impl Error for LockFailure {}

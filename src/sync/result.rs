@@ -1,0 +1,153 @@
+//! What comes of locking: a guard, or one of these
+
+use super::mutex::{Held, MutexGuard};
+use crate::error::{LockFailure, ShmemError};
+use crate::lock::RawLock;
+use crate::shareable::AnyBitPattern;
+use core::error::Error;
+use core::fmt;
+
+/// A guard, or why there is none.
+pub type LockResult<'a, T> = Result<MutexGuard<'a, T>, LockError<'a, T>>;
+
+/// Why a lock gave no guard.
+#[non_exhaustive]
+pub enum LockError<'a, T> {
+    /// The lock is held now; but its last holder died, so the value may be half-written.
+    Orphaned(Orphaned<'a, T>),
+    /// It is not held.
+    Failed(LockFailure),
+}
+
+impl<T> LockError<'_, T> {
+    /// The reason in a word.
+    #[must_use]
+    pub const fn failure(&self) -> LockFailure {
+        match self {
+            Self::Orphaned(_) => LockFailure::OwnerDied,
+            Self::Failed(failure) => *failure,
+        }
+    }
+}
+
+impl<T> fmt::Display for LockError<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure().fmt(f)
+    }
+}
+
+impl<T> fmt::Debug for LockError<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure().fmt(f)
+    }
+}
+
+impl<T> Error for LockError<'_, T> {}
+
+/// An [`Orphaned`] is left to the next one who locks.
+impl<T> From<LockError<'_, T>> for LockFailure {
+    fn from(error: LockError<'_, T>) -> Self {
+        error.failure()
+    }
+}
+
+/// An [`Orphaned`] is left to the next one who locks.
+impl<T> From<LockError<'_, T>> for ShmemError {
+    fn from(error: LockError<'_, T>) -> Self {
+        Self::Lock(error.failure())
+    }
+}
+
+/// A locked value whose last holder died, perhaps in the middle of a store: bytes that may be no `T`.
+///
+/// Nobody else has the lock meanwhile. If this is dropped, or its process dies, the next one who locks gets an `Orphaned`.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{LockError, Mutex, MutexGuard};
+/// use shmem_bind::{Shareable, ShmemError};
+///
+/// fn lock<T: Shareable + Default>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, ShmemError> {
+///     match mutex.lock() {
+///         Ok(guard) => Ok(guard),
+///         Err(LockError::Orphaned(orphaned)) => Ok(orphaned.replace(T::default())),
+///         Err(error) => Err(error.into()),
+///     }
+/// }
+/// ```
+#[must_use = "dropped, it is left to the next one who locks"]
+pub struct Orphaned<'a, T>(
+    /// INVARIANT 1: not given back yet.
+    Held<'a, T>,
+);
+
+impl<'a, T> Orphaned<'a, T> {
+    /// Of a lock that was just taken over.
+    pub(super) const fn new(held: Held<'a, T>) -> Self {
+        Self(held)
+    }
+
+    /// Where the bytes are. Nobody else uses them as long as `self` exists; to read them as a `T` is for those who know
+    /// that they are one.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *mut T {
+        self.0.mutex().as_ptr()
+    }
+
+    /// Puts another value in their place. What was there is not destroyed: its destructor would see it half-written.
+    #[allow(unsafe_code)]
+    pub fn replace(self, value: T) -> MutexGuard<'a, T> {
+        // SAFETY: within a segment, aligned; by invariant 1 nobody else uses the place. Killed in the middle, this process
+        // holds the lock still.
+        unsafe { self.as_ptr().write(value) };
+        self.into_guard()
+    }
+
+    /// Takes the bytes for a value, which any bytes are one of. It may be one that nobody has ever written: half an old
+    /// one and half a new one.
+    pub fn recover(self) -> MutexGuard<'a, T>
+    where
+        T: AnyBitPattern,
+    {
+        // By the contract of `AnyBitPattern` they are a valid value.
+        self.into_guard()
+    }
+
+    /// Takes the bytes for a value.
+    ///
+    /// # Safety
+    /// They are a valid `T`, and one that all the code of `T` can live with: somebody has looked at them, through
+    /// [`as_ptr`](Self::as_ptr), or has put them right.
+    #[allow(unsafe_code)]
+    pub unsafe fn assume_whole(self) -> MutexGuard<'a, T> {
+        self.into_guard()
+    }
+
+    /// Says for good that the value cannot be put right: whoever locks from now on, in whichever process, gets
+    /// [`LockFailure::NotRecoverable`].
+    pub fn give_up(self) {
+        self.into_held().end(RawLock::give_up);
+    }
+
+    fn into_guard(self) -> MutexGuard<'a, T> {
+        MutexGuard::new(self.into_held())
+    }
+
+    fn into_held(self) -> Held<'a, T> {
+        let held = self.0;
+        core::mem::forget(self);
+        held
+    }
+}
+
+impl<T> Drop for Orphaned<'_, T> {
+    fn drop(&mut self) {
+        self.0.end(RawLock::abandon);
+    }
+}
+
+impl<T> fmt::Debug for Orphaned<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Orphaned").finish_non_exhaustive()
+    }
+}
