@@ -123,8 +123,7 @@ impl Word for AtomicU32 {
 #[derive(Debug)]
 pub(crate) struct RawLock<W = AtomicU32> {
     word: W,
-    /// For the thread within the holder's process.
-    reserved: AtomicU32,
+    unused: AtomicU32,
 }
 
 impl Default for RawLock {
@@ -199,7 +198,7 @@ pub(crate) enum LockError {
 
 impl RawLock {
     pub(crate) const fn new() -> Self {
-        Self { word: AtomicU32::new(NOBODY), reserved: AtomicU32::new(0) }
+        Self { word: AtomicU32::new(NOBODY), unused: AtomicU32::new(0) }
     }
 }
 
@@ -411,7 +410,7 @@ mod tests {
         for holder_bits in 0..128_u32 {
             for rest in [0, 1, GENERATION_MASK, WAITERS, WAITERS | GENERATION_MASK] {
                 let word = holder_bits << HOLDER_SHIFT | rest;
-                let lock = RawLock { word: AtomicU32::new(word), reserved: AtomicU32::new(0) };
+                let lock = RawLock { word: AtomicU32::new(word), unused: AtomicU32::new(0) };
                 let expected = match (holder_bits, rest & !WAITERS) {
                     (0, 0) => Ok(Acquired::Clean),
                     (1..=56, _) => Ok(Acquired::OwnerDied),

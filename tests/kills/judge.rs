@@ -9,10 +9,11 @@
 //!   living process gave up exactly once.
 
 use super::scenes::{Leaves, Scene};
-use super::stage::{Past, Sealed, Snapshot, Stage, ledger};
+use super::stage::{MUTEX, Pair, Past, Sealed, Snapshot, Stage, ledger, mutex};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{Forked, Wrong};
 use nix::sys::wait::WaitStatus;
+use shmem_bind::sync::{LockError, LockFailure, Mutex};
 use shmem_bind::{Arena, Builder, Handle, Payload, ShmemArc, ShmemBox};
 use std::any::Any;
 use std::cell::RefCell;
@@ -162,8 +163,12 @@ fn look_around<A: Allocator>(
     let loose = entries.iter().any(|entry| entry.name() == "loose");
     assert!(!had_names || loose || may(Leaves::LOOSE), "a name is gone");
     for entry in &entries {
-        let holders = u32::from(observed && entry.name() == "held");
+        let holders = u32::from(observed && ["held", MUTEX].contains(&entry.name()));
         lost!(entry.holders(), holders, "the holders of {}", entry.name());
+        if entry.name() == MUTEX {
+            lock_and_unlock(&mutex(arena), scene);
+            continue;
+        }
         let object = must("find", arena.find::<Sealed>(entry.name()));
         lost!(ShmemArc::holders(&object), holders + 1, "the holders of {}", entry.name());
         lost!(ledger().times_destroyed(object.id()), 0, "how often a named object was destroyed");
@@ -177,6 +182,23 @@ fn look_around<A: Allocator>(
     let used = must("usage", arena.usage()).blocks;
     let kept = expected.blocks + u64::from(observed) + 2 * pinned + table;
     lost!(used, kept, "the number of blocks that are left");
+}
+
+/// Locks what the dead may have locked, and puts it right.
+fn lock_and_unlock<A>(mutex: &Mutex<Pair>, scene: &Scene<A>) {
+    match mutex.lock_for(Duration::from_secs(2)) {
+        Ok(guard) => assert_eq!(guard.left, guard.right, "half-written, and nobody says so"),
+        Err(LockError::Orphaned(orphaned)) => drop(orphaned.replace(Pair { left: 3, right: 3 })),
+        Err(LockError::Failed(LockFailure::NotRecoverable)) if scene.leaves.contains(Leaves::GIVEN_UP) => {
+            return;
+        }
+        Err(error) => _ = must("lock", Err::<(), _>(error)),
+    }
+    // Put right, it is so.
+    let mut guard = must("lock", mutex.lock_for(Duration::from_secs(2)));
+    assert_eq!(guard.left, guard.right);
+    guard.left += 1;
+    guard.right += 1;
 }
 
 /// Takes all names, and all that was leaked, and gives it up; gives how many names are for ever.

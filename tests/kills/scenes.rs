@@ -1,9 +1,10 @@
 //! What is done, one operation a scene, and what may be different afterwards
 
-use super::stage::{Aligned, MAX_SIZE, Past, Sealed, attach, builder, ledger};
+use super::stage::{Aligned, MAX_SIZE, Pair, Past, Sealed, attach, builder, ledger, mutex};
 use super::stepper::Trace;
 use crate::common::arena::Allocator;
 use bitflags::bitflags;
+use shmem_bind::sync::{LockError, Orphaned};
 use shmem_bind::{Builder, Handle, OwnedFd, ShmemArc, ShmemBox, ShmemConf};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ bitflags! {
         const NO_NAME = 8;
         /// The name of the segment may stay when all have left.
         const NAME = 16;
+        /// The mutex may be given up for good.
+        const GIVEN_UP = 32;
     }
 }
 
@@ -72,6 +75,13 @@ fn shared<A: Allocator>(arena: &Arena<A>) -> ShmemArc<Sealed> {
     ShmemBox::into_arc(arena.alloc(Sealed::new()).unwrap())
 }
 
+fn orphaned(mutex: &shmem_bind::sync::Mutex<Pair>) -> Orphaned<'_, Pair> {
+    match mutex.lock() {
+        Err(LockError::Orphaned(orphaned)) => orphaned,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Three blocks side by side, as far as the allocator does that.
 fn neighbours<A: Allocator>(arena: &Arena<A>) -> [ShmemBox<[u8]>; 3] {
     [100, 101, 102].map(|len| arena.alloc_slice(len, 7_u8).unwrap())
@@ -86,7 +96,7 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     let nothing = Leaves::empty();
     use Past::{
         Condemned, Corpse, Crowded, Deserted, DirectoryLocked, DirectoryLockedLately, Full, Growing,
-        HeapLocked, HeapLockedLately, Memfd, Nothing, Observed, Unformed,
+        HeapLocked, HeapLockedLately, Memfd, Mutex, MutexLocked, Nothing, Observed, Unformed,
     };
 
     // Allocating and freeing.
@@ -335,6 +345,36 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     add("sweep when nobody is dead", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         victim.does(|| assert!(arena.sweep().unwrap().is_empty()));
+    });
+
+    // Locks around data.
+    add("lock", Mutex, nothing, true, |victim| {
+        let mutex = mutex(&victim.attach());
+        victim.does(|| std::mem::forget(mutex.lock().unwrap()));
+    });
+    add("try_lock", Mutex, nothing, true, |victim| {
+        let mutex = mutex(&victim.attach());
+        victim.does(|| std::mem::forget(mutex.try_lock().unwrap()));
+    });
+    add("lock, change and unlock", Mutex, nothing, true, |victim| {
+        let mutex = mutex(&victim.attach());
+        victim.does(|| {
+            let mut guard = mutex.lock().unwrap();
+            guard.left = 2;
+            guard.right = 2;
+        });
+    });
+    add("lock what the dead had, and replace", MutexLocked, nothing, true, |victim| {
+        let mutex = mutex(&victim.attach());
+        victim.does(|| drop(orphaned(&mutex).replace(Pair { left: 5, right: 5 })));
+    });
+    add("lock what the dead had, and leave it", MutexLocked, nothing, true, |victim| {
+        let mutex = mutex(&victim.attach());
+        victim.does(|| drop(orphaned(&mutex)));
+    });
+    add("lock what the dead had, and give it up", MutexLocked, Leaves::GIVEN_UP, true, |victim| {
+        let mutex = mutex(&victim.attach());
+        victim.does(|| orphaned(&mutex).give_up());
     });
 
     // The segment.

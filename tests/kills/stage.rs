@@ -4,6 +4,7 @@ use super::stepper::{Step, Stepper, View};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{self, Forked};
 use crate::common::{TestName, path_of};
+use shmem_bind::sync::Mutex;
 use shmem_bind::{
     Arena, Builder, BuilderWithSize, OwnedFd, SegmentId, ShmemArc, ShmemBox, ShmemConf, ShmemError, shareable,
 };
@@ -149,6 +150,23 @@ shareable! {
     }
 }
 
+shareable! {
+    /// What a mutex protects: two that are equal, but while it is locked.
+    #[derive(Debug)]
+    #[repr(C)]
+    pub struct Pair {
+        pub left: u64,
+        pub right: u64,
+    }
+}
+
+pub const MUTEX: &str = "mutex";
+
+/// The mutex of the arena.
+pub fn mutex<A: Allocator>(arena: &Arena<A>) -> ShmemArc<Mutex<Pair>> {
+    arena.find(MUTEX).unwrap()
+}
+
 /// What there is when the victim comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Past {
@@ -180,6 +198,10 @@ pub enum Past {
     Unformed,
     /// As `Observed`, in a segment without a name.
     Memfd,
+    /// As `Observed`, with a mutex that has a name for ever.
+    Mutex,
+    /// The same, and another process was killed that had it locked.
+    MutexLocked,
 }
 
 pub fn builder(name: &str, past: Past) -> BuilderWithSize {
@@ -198,6 +220,7 @@ pub struct Holdings<A> {
     slices: Vec<ShmemBox<[u8]>>,
     /// Has the name "held".
     held: ShmemArc<Sealed>,
+    mutex: Option<ShmemArc<Mutex<Pair>>>,
 }
 
 impl<A: Allocator> Holdings<A> {
@@ -214,7 +237,7 @@ impl<A: Allocator> Holdings<A> {
         arena.publish("loose", &loose).unwrap();
         drop(loose);
         ledger().set_handle(ShmemBox::leak(object()).to_bits());
-        Self { arena, boxes, slices, held }
+        Self { arena, boxes, slices, held, mutex: None }
     }
 
     /// Blocks of its own that no name leads to.
@@ -243,8 +266,8 @@ impl<A: Allocator> Holdings<A> {
         if !is_named {
             ids.push(self.held.id());
         }
-        let Self { arena, boxes, slices, held } = self;
-        drop((boxes, slices, held));
+        let Self { arena, boxes, slices, held, mutex } = self;
+        drop((boxes, slices, held, mutex));
         assert!(ids.into_iter().all(|id| ledger().times_destroyed(id) == 1), "a destructor has not run once");
         arena
     }
@@ -341,6 +364,21 @@ impl<A: Allocator> Stage<A> {
             })),
             Past::HeapLocked => stage._dead.push(Self::die_in_heap(&name)),
             Past::DirectoryLocked => stage._dead.push(Self::die_in_directory(&name)),
+            Past::Mutex | Past::MutexLocked => {
+                let object = holdings.arena.alloc(Mutex::new(Pair { left: 1, right: 1 })).unwrap();
+                let object = ShmemBox::into_arc(object);
+                holdings.arena.publish_pinned(MUTEX, &object).unwrap();
+                holdings.mutex = Some(object);
+                if past == Past::MutexLocked {
+                    stage._dead.push(Self::forked(|| {
+                        let mutex = mutex(&attach::<A>(&name));
+                        let mut guard = mutex.lock().unwrap();
+                        guard.left = 2;
+                        std::mem::forget(guard);
+                        std::mem::forget(mutex);
+                    }));
+                }
+            }
             Past::Condemned => {
                 let (box_, slice) = (holdings.boxes.pop().unwrap(), holdings.slices.pop().unwrap());
                 stage.while_locked(calls, || drop((box_, slice)));

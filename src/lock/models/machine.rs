@@ -386,7 +386,7 @@ impl Process {
             has_taken_over: Cell::new(false),
             has_released: Cell::new(false),
         };
-        Self { lock: RawLock { word, reserved: PlainU32::new(0) } }
+        Self { lock: RawLock { word, unused: PlainU32::new(0) } }
     }
 
     fn view(&self) -> &View {
