@@ -348,8 +348,9 @@ fn long_two_in_all_orders() {
     tell("heirs, WAITERS", heirs(all, true, Mistake::None));
     tell("abandoned", abandoned(all, Mistake::None));
     tell("given up", given_up(all, Mistake::None));
-    tell("relet", relet(all, Mistake::None));
     tell("impatient", impatient(all, Mistake::None));
+    // All of them are too many: the loads of the slot's words multiply them.
+    tell("relet", relet(Depth { preemptions: Some(4), ..all }, Mistake::None));
 }
 
 #[test]
