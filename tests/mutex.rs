@@ -751,7 +751,12 @@ fn contend(parent: &mut Parent) {
     }
     board.stop.store(1, SeqCst);
     workers.into_iter().for_each(Forked::finish);
-    let pair = *place.lock();
+    let pair = match place.mutex.lock_for(PATIENCE) {
+        Ok(guard) => *guard,
+        // The last one that was killed held it, and the others had stopped already.
+        Err(LockError::Orphaned(orphaned)) => Pair::of(unsafe { (*orphaned.as_ptr()).first }),
+        Err(error) => panic!("{error}"),
+    };
     // Each death cost one count at most, and added one at most that its worker did not get to count.
     let finished: u64 = board.finished.iter().map(|count| count.load(SeqCst)).sum();
     if pair.first != pair.second || pair.first < finished || pair.first > finished + kills {
