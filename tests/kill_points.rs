@@ -7,9 +7,11 @@
 //!   changes a death leaves the same bytes, so an image stands for all boundaries up to the next one.
 //! - **Kills.** The victim is killed for real, at every change and before and after each system call, and those judge
 //!   who were attached all along, with what they know from before, and a new process. At full length that is done at
-//!   *every* instruction of each operation, or at every n-th of those that have many thousands.
+//!   *every* instruction of operations that have few hundred, and at every n-th of longer ones.
 //!
-//! `cargo test --release --test kill_points -- --ignored --nocapture` is the full length.
+//! `cargo test --release --test kill_points -- --ignored full_ --nocapture` is the full length, without `--release` that
+//! of a debug build. Where something is wrong, the report names the scene; `SHMEM_BIND_SCENE` plays those alone
+//! whose labels begin with it.
 #![cfg(target_arch = "x86_64")]
 #![allow(missing_docs)]
 
@@ -33,44 +35,46 @@ fn child() {
     ]);
 }
 
-/// Kills in all scenes, or in those whose labels begin as the second argument says.
+/// Kills in every so many-th scene whose label begins as the last argument says.
 fn drive<A: Allocator>(parent: &mut Parent) {
-    let extent = Extent::parse(parent.argument(0));
-    let only = parent.argument(1).to_owned();
+    let [extent, scenes, label] = [0, 1, 2].map(|index| parent.argument(index).to_owned());
     let mut runner = Runner::<A>::new();
-    for scene in kills::scenes::all::<A>().iter().filter(|scene| scene.label.starts_with(&only)) {
-        let line = runner.kill_in(scene, extent);
+    let all = kills::scenes::all::<A>();
+    let chosen = all.iter().filter(|scene| scene.label.starts_with(&label));
+    for scene in chosen.step_by(scenes.parse().unwrap()) {
+        let line = runner.kill_in(scene, Extent::parse(&extent));
         campaign::progress(parent, &line);
     }
     runner.figures.tell(parent);
 }
 
-fn kill<A: Allocator>(extent: &str) -> Figures {
-    let figures = campaign::run(&format!("kill {}", A::NAME), &[extent, ""]);
+fn kill<A: Allocator>(extent: &str, scenes: &str) -> Figures {
+    let label = std::env::var("SHMEM_BIND_SCENE").unwrap_or_default();
+    let figures = campaign::run(&format!("kill {}", A::NAME), &[extent, scenes, &label]);
     println!("kill_points {}: {figures}", A::NAME);
     figures
 }
 
-fn kill_with_each_allocator(extent: &str) {
-    let mut figures = kill::<Tlsf>(extent);
-    figures.add(kill::<Slab>(extent));
-    figures.add(kill::<Bump>(extent));
+fn kill_with_each_allocator(extent: &str, scenes: [&str; 3]) {
+    let mut figures = kill::<Tlsf>(extent, scenes[0]);
+    figures.add(kill::<Slab>(extent, scenes[1]));
+    figures.add(kill::<Bump>(extent, scenes[2]));
     figures.conclude("kill_points");
 }
 
 #[test]
-fn killed_at_every_instruction() {
-    kill_with_each_allocator("some");
+fn killed_in_the_beginning() {
+    kill_with_each_allocator("short", ["1", "4", "4"]);
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn long_killed_for_real_at_every_change() {
-    kill_with_each_allocator("loud");
+fn long_killed_wherever_something_changes() {
+    kill_with_each_allocator("long", ["1", "1", "1"]);
 }
 
 #[test]
 #[ignore = "takes an hour"]
-fn full_killed_for_real_at_every_instruction() {
-    kill_with_each_allocator("every");
+fn full_killed_at_every_instruction() {
+    kill_with_each_allocator("full", ["1", "1", "1"]);
 }

@@ -51,13 +51,13 @@ fn recover_with_each_allocator(scenes: &str, images: &str) {
 
 #[test]
 fn killed_in_some_recoveries() {
-    recover_with_each_allocator("7", "60");
+    recover_with_each_allocator("15", "80");
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn long_killed_in_more_recoveries() {
-    recover_with_each_allocator("2", "30");
+    recover_with_each_allocator("4", "40");
 }
 
 #[test]

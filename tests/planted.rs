@@ -53,7 +53,7 @@ fn drive<A: Allocator>(parent: &mut Parent) {
         plant(mistake);
     }
     let line = match campaign.as_str() {
-        "points" => runner.kill_in(scene, Extent::parse("some")),
+        "points" => runner.kill_in(scene, Extent::LONG),
         "recovery" => runner.kill_the_recovery(scene, 100),
         _ => panic!("{campaign}"),
     };

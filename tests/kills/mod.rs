@@ -30,28 +30,36 @@ use stepper::{Step, Stepper};
 /// taken for a kill, as many as can be had for a number of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Whether at quiet steps too.
-    is_every: bool,
-    /// Instructions to be spent on a scene, about.
-    budget: u64,
+    /// How far a victim is followed for the images that it leaves.
+    pub most_steps: usize,
+    /// Instructions to be spent on kills at loud steps in one scene, about.
+    loud: u64,
+    /// The same for kills at any steps.
+    every: u64,
 }
 
 impl Extent {
-    pub fn parse(word: &str) -> Self {
-        let (is_every, budget) = match word {
-            "some" => (false, 30_000),
-            "loud" => (false, 2_000_000),
-            "every" => (true, 8_000_000),
-            _ => panic!("{word}"),
-        };
-        Self { is_every, budget }
-    }
+    /// For a glance in passing: the beginning of each operation.
+    pub const SHORT: Self = Self { most_steps: 3000, loud: 3000, every: 0 };
+    /// All images, and some kills.
+    pub const LONG: Self = Self { most_steps: usize::MAX, loud: 40_000, every: 0 };
+    /// All images, and kills at every instruction of short operations, and at every change of most others.
+    pub const FULL: Self = Self { most_steps: usize::MAX, loud: 500_000, every: 250_000 };
 
-    /// Every how many steps to kill, of an operation of so many steps that count.
-    fn stride(self, steps: usize, counted: usize) -> usize {
-        let all = steps as u64 * counted as u64 / 2;
-        (all / self.budget + 1) as usize
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "short" => Self::SHORT,
+            "long" => Self::LONG,
+            "full" => Self::FULL,
+            _ => panic!("{word}"),
+        }
     }
+}
+
+/// Every how many steps to kill, of an operation of `steps` steps of which so many count.
+const fn stride(steps: usize, counted: usize, budget: u64) -> usize {
+    let all = steps as u64 * counted as u64 / 2;
+    (all / budget + 1) as usize
 }
 
 /// What a victim left on its way to the end of its operation.
@@ -67,11 +75,12 @@ struct Walk {
 }
 
 impl Walk {
-    fn to_the_end(mut stepper: Stepper<'_>) -> Self {
+    /// Goes to the end, or so many steps.
+    fn new(mut stepper: Stepper<'_>, most_steps: usize) -> Self {
         let mut images = vec![(ledger().snapshot(stepper.bytes()), 1)];
         let (mut steps, mut loud) = (1, 1);
         loop {
-            let step = stepper.step();
+            let step = if steps < most_steps { stepper.step() } else { Step::End };
             if step == Step::End {
                 let verdict = judge::take_verdict();
                 return Self { images, steps, loud, verdict, _victim: stepper.kill() };
@@ -124,23 +133,25 @@ impl<A: Allocator> Runner<A> {
 
     /// Kills a victim wherever it can be told from outside, or everywhere.
     pub fn kill_in(&mut self, scene: &Scene<A>, extent: Extent) -> String {
-        let (steps, loud) = self.walk(scene);
-        let counted = if extent.is_every { steps } else { loud };
-        let stride = extent.stride(steps, counted);
-        let kills = self.kill_at(scene, counted, stride, |step| extent.is_every || step == Step::Loud);
-        if !scene.is_in_segment && stride == 1 {
+        let (steps, loud) = self.walk(scene, extent.most_steps);
+        let loud_stride = stride(steps, loud, extent.loud);
+        let mut kills = self.kill_at(scene, steps, loud_stride, |step| step == Step::Loud);
+        if !scene.is_in_segment && loud_stride == 1 {
             // Each loud step stands for the quiet ones after it.
-            self.figures.points += (steps - counted) as u64;
+            self.figures.points += (steps - loud) as u64;
+        }
+        if extent.every != 0 {
+            kills += self.kill_at(scene, steps, stride(steps, steps, extent.every), |_| true);
         }
         format!("{} {}: instructions {steps}, of which loud {loud}, killed at {kills}", A::NAME, scene.label)
     }
 
-    /// Steps a victim to the end of its operation; judges the images that it leaves on its way, if they are all that its
+    /// Steps a victim to the end of its operation, or so far; judges the images that it leaves on its way, if they are all that its
     /// death would leave. Gives the numbers of steps, and of loud ones.
-    fn walk(&mut self, scene: &Scene<A>) -> (usize, usize) {
+    fn walk(&mut self, scene: &Scene<A>, most_steps: usize) -> (usize, usize) {
         let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
         let (stepper, _dead) = Self::start(&mut stage, &mut self.calls, scene);
-        let walk = Walk::to_the_end(stepper);
+        let walk = Walk::new(stepper, most_steps);
         self.note(scene, "at the end", walk.verdict);
         if scene.is_in_segment {
             self.judge_images(&stage, scene, &walk.images, "");
@@ -161,18 +172,19 @@ impl<A: Allocator> Runner<A> {
     pub fn kill_the_recovery(&mut self, scene: &Scene<A>, stride: usize) -> String {
         let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
         let (stepper, _dead) = Self::start(&mut stage, &mut self.calls, scene);
-        let walk = Walk::to_the_end(stepper);
+        let walk = Walk::new(stepper, usize::MAX);
         let (mut recoveries, mut images, mut steps) = (0, 0, 0);
         // The last one is that of a death when all is done.
         for (index, (image, _)) in walk.images.iter().enumerate().rev().step_by(stride) {
             stage.view.restore(&image.bytes);
             ledger().restore(image);
             let name = stage.name.to_owned();
-            let recovery = Walk::to_the_end(Stepper::start(&mut stage.view, &mut self.calls, |trace| {
+            let stepper = Stepper::start(&mut stage.view, &mut self.calls, |trace| {
                 let mut conf = Some(Builder::new(&name).attach().unwrap());
                 let mut arena = None;
                 trace(&mut || arena = Some(conf.take().unwrap().arena::<A>().unwrap()));
-            }));
+            });
+            let recovery = Walk::new(stepper, usize::MAX);
             self.note(scene, &format!("at image {index}, in its recovery"), recovery.verdict);
             self.judge_images(&stage, scene, &recovery.images, &format!("at image {index}, the recovery "));
             recoveries += 1;
@@ -182,31 +194,28 @@ impl<A: Allocator> Runner<A> {
         format!("{} {}: {recoveries} recoveries, instructions {steps}, images {images}", A::NAME, scene.label)
     }
 
-    /// Kills a victim at every `stride`-th of the steps that count, of which there are about `most`.
+    /// Kills a victim at every `stride`-th of the steps that count, as long as it is no further than `most_steps`.
     fn kill_at(
         &mut self,
         scene: &Scene<A>,
-        most: usize,
+        most_steps: usize,
         stride: usize,
         counts: impl Fn(Step) -> bool,
     ) -> usize {
         let mut kills = 0;
         for target in (0..).step_by(stride) {
-            // Addresses, and so the number of steps, differ a little from one segment to the next.
-            assert!(target < most * 2 + 100, "an operation that does not end");
             let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
             let (mut stepper, dead_before) = Self::start(&mut stage, &mut self.calls, scene);
-            let mut passed = 0;
-            let mut is_over = false;
-            while passed < target && !is_over {
-                match stepper.step() {
-                    Step::End => is_over = true,
-                    step => passed += usize::from(counts(step)),
-                }
+            let (mut steps, mut counted, mut is_over) = (0, 0, false);
+            while counted < target && !is_over {
+                let step = stepper.step();
+                steps += 1;
+                counted += usize::from(step != Step::End && counts(step));
+                is_over = step == Step::End || steps >= most_steps;
             }
             let dead = stepper.kill();
             let result = judge::judge_for_good(stage, scene, target % 2 == 0);
-            self.note(scene, &format!("at step {target}"), result);
+            self.note(scene, &format!("at step {steps}"), result);
             drop((dead, dead_before));
             kills += 1;
             if is_over {
