@@ -5,15 +5,14 @@
 mod common;
 
 use common::arena::Random;
-use common::campaign::{self, Board, Figures, Forked, Wrong};
+use common::campaign::Forked;
+use common::pair::{PATIENCE, Pair, Place};
 use common::{Child, Parent, TestName};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::Signal;
-use shmem_bind::sync::{LockError, LockFailure, LockResult, Mutex, MutexGuard, Orphaned};
-use shmem_bind::{
-    AnyBitPattern, Arena, Builder, DirectoryError, ShmemArc, ShmemBox, ShmemError, Tlsf, shareable,
-};
+use shmem_bind::sync::{LockError, LockFailure, LockResult, Mutex, Orphaned};
+use shmem_bind::{Builder, DirectoryError, ShmemBox, ShmemError};
 use std::fs::File;
 use std::mem::{MaybeUninit, forget};
 use std::num::NonZeroUsize;
@@ -23,62 +22,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-/// Far more than is ever waited for, unless something hangs.
-const PATIENCE: Duration = Duration::from_secs(50);
 const SHORT: Duration = Duration::from_millis(30);
-
-shareable! {
-    /// Both are the same whenever nobody is changing them.
-    #[derive(Clone, Copy, Debug, Default, PartialEq)]
-    #[repr(C)]
-    pub struct Pair {
-        pub first: u64,
-        pub second: u64,
-    }
-}
-
-// SAFETY: two numbers.
-unsafe impl AnyBitPattern for Pair {}
-
-impl Pair {
-    const fn of(number: u64) -> Self {
-        Self { first: number, second: number }
-    }
-}
 
 #[test]
 #[ignore = "the entry point of child processes"]
 fn child() {
-    common::run_child(&[("hold", hold), ("fork", fork), ("contend", contend), ("leave", leave)]);
-}
-
-/// An attachment, and the mutex in it.
-struct Place {
-    // Dropped first.
-    mutex: ShmemArc<Mutex<Pair>>,
-    arena: Arena<Tlsf>,
-}
-
-impl Place {
-    fn open(name: &str) -> Self {
-        let arena: Arena<Tlsf> = Builder::new(name).with_size(64 * 1024).open().unwrap().arena().unwrap();
-        let mutex = arena.find_or_alloc("pair", || Mutex::new(Pair::of(0))).unwrap();
-        Self { mutex, arena }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Pair> {
-        self.mutex.lock_for(PATIENCE).unwrap()
-    }
-
-    /// The lock's word.
-    fn word(&self) -> &AtomicU32 {
-        unsafe { &*(&raw const *self.mutex).cast() }
-    }
-
-    /// The word that says which thread holds it.
-    fn thread(&self) -> &AtomicU64 {
-        unsafe { &*(&raw const *self.mutex).cast::<AtomicU64>().add(1) }
-    }
+    common::run_child(&[("hold", hold), ("fork", fork), ("leave", leave)]);
 }
 
 #[track_caller]
@@ -695,119 +644,4 @@ fn fork(parent: &mut Parent) {
     drop(place.lock());
     drop(root.lock().unwrap());
     parent.say("done");
-}
-
-/// Two processes contend and one after the other is killed: what they counted stands in the value.
-#[test]
-fn the_lock_survives_those_who_contend_for_it() {
-    campaign::run("contend", &["500"]).conclude("mutex_contended");
-}
-
-#[test]
-#[ignore = "takes some minutes"]
-fn long_the_lock_survives_those_who_contend_for_it() {
-    // As many as the environment says.
-    let kills = std::env::var("SHMEM_BIND_KILLS").unwrap_or("20000".to_owned());
-    campaign::run("contend", &[&kills]).conclude("mutex_contended");
-}
-
-struct Counts {
-    /// Changes that were finished, as each worker counts them after it has given the lock back.
-    finished: [AtomicU64; 2],
-    /// Values that were found in the middle of a change, and no death to blame.
-    broken: AtomicU64,
-    refused: AtomicU64,
-    orphans: AtomicU64,
-    stop: AtomicU32,
-}
-
-fn contend(parent: &mut Parent) {
-    let name = TestName::new("contend");
-    let place = Place::open(&name);
-    let kills: u64 = parent.argument(0).parse().unwrap();
-    let board = unsafe { Board::<Counts>::new() };
-    let spawn = |index: usize| Forked::spawn(|| count(&name, &board, index));
-    let mut workers = [0, 1].map(spawn);
-    let mut random = Random::new(kills);
-    let mut figures = Figures::default();
-    for kill in 0..kills {
-        let index = random.index(2);
-        let before = board.finished[index].load(SeqCst);
-        // It has got the lock, at least once, since it was started.
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while board.finished[index].load(SeqCst) == before {
-            if std::time::Instant::now() > deadline {
-                figures.report(Wrong::Stuck, format!("kill {kill}: the worker does not get the lock"));
-                break;
-            }
-            thread::yield_now();
-        }
-        pause(random.below(5_000));
-        std::mem::replace(&mut workers[index], spawn(index)).kill();
-        figures.points += 1;
-        if kill % 500 == 499 {
-            campaign::progress(parent, &format!("  {figures}"));
-        }
-    }
-    board.stop.store(1, SeqCst);
-    workers.into_iter().for_each(Forked::finish);
-    let pair = match place.mutex.lock_for(PATIENCE) {
-        Ok(guard) => *guard,
-        // The last one that was killed held it, and the others had stopped already.
-        Err(LockError::Orphaned(orphaned)) => Pair::of(unsafe { (*orphaned.as_ptr()).first }),
-        Err(error) => panic!("{error}"),
-    };
-    // Each death cost one count at most, and added one at most that its worker did not get to count.
-    let finished: u64 = board.finished.iter().map(|count| count.load(SeqCst)).sum();
-    if pair.first != pair.second || pair.first < finished || pair.first > finished + kills {
-        figures.report(Wrong::Lost, format!("{pair:?} after {finished} changes and {kills} kills"));
-    }
-    for _ in 0..board.broken.load(SeqCst) {
-        figures.report(Wrong::Corrupt, "a guard showed the middle of a change".to_owned());
-    }
-    for _ in 0..board.refused.load(SeqCst) {
-        figures.report(Wrong::Stuck, "a lock was refused".to_owned());
-    }
-    let orphans = board.orphans.load(SeqCst);
-    campaign::progress(
-        parent,
-        &format!("{kills} kills, {orphans} of them with the lock, {finished} changes"),
-    );
-    assert_ne!(orphans, 0, "nobody died with the lock");
-    figures.tell(parent);
-}
-
-fn pause(spins: u64) {
-    (0..spins).for_each(|_| std::hint::spin_loop());
-}
-
-fn count(name: &str, board: &Counts, index: usize) {
-    let place = Place::open(name);
-    while board.stop.load(SeqCst) == 0 {
-        let mut guard = match place.mutex.lock_for(PATIENCE) {
-            Ok(guard) => {
-                if guard.first != guard.second {
-                    board.broken.fetch_add(1, SeqCst);
-                }
-                guard
-            }
-            Err(LockError::Orphaned(orphaned)) => {
-                board.orphans.fetch_add(1, SeqCst);
-                let first = unsafe { (*orphaned.as_ptr()).first };
-                // Replaced and not changed, so that it can be done again.
-                orphaned.replace(Pair::of(first))
-            }
-            Err(_) => {
-                board.refused.fetch_add(1, SeqCst);
-                return;
-            }
-        };
-        guard.first += 1;
-        pause(30);
-        guard.second += 1;
-        drop(guard);
-        board.finished[index].fetch_add(1, SeqCst);
-        // The lock is not fair: without this the other one would seldom get it.
-        pause(60);
-    }
 }

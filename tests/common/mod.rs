@@ -17,6 +17,7 @@
 
 pub mod arena;
 pub mod campaign;
+pub mod pair;
 /// Makes a test with each allocator of functions that are generic over it.
 #[allow(unused_macros)]
 macro_rules! with_each_allocator {

@@ -192,7 +192,7 @@ fn lock_and_unlock<A>(mutex: &Mutex<Pair>, scene: &Scene<A>) {
         Err(LockError::Failed(LockFailure::NotRecoverable)) if scene.leaves.contains(Leaves::GIVEN_UP) => {
             return;
         }
-        Err(error) => _ = must("lock", Err::<(), _>(error)),
+        Err(error) => must("lock", Err(error)),
     }
     // Put right, it is so.
     let mut guard = must("lock", mutex.lock_for(Duration::from_secs(2)));
