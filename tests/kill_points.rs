@@ -64,7 +64,7 @@ fn kill_with_each_allocator(extent: &str, scenes: [&str; 3]) {
 
 #[test]
 fn killed_in_the_beginning() {
-    kill_with_each_allocator("short", ["1", "4", "4"]);
+    kill_with_each_allocator("short", ["1", "6", "6"]);
 }
 
 #[test]

@@ -17,10 +17,9 @@ mod common;
 
 use common::arena::Random;
 use common::campaign::{self, Board, Figures, Forked, Wrong};
-use common::{Parent, TestName, tracer};
-use nix::sys::ptrace;
-use nix::sys::signal::{Signal, raise};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use common::tracer::{self, Tracee};
+use common::{Parent, TestName};
+use nix::sys::signal::Signal;
 use shmem_bind::sync::{LockError, LockFailure, Mutex, MutexGuard, Orphaned};
 use shmem_bind::{Arena, Builder, Shareable, ShmemArc, Tlsf, TypeTag, UnlinkPolicy};
 use std::hint::{black_box, spin_loop};
@@ -386,7 +385,7 @@ fn steps(parent: &mut Parent, stride: usize, operation: Operation) -> Figures {
             }
             Stepped::start(|| {
                 let place = Place::<SMALL>::attach(&name);
-                stopped(|| match place.mutex.lock_for(PATIENCE) {
+                Tracee::between_stops(|| match place.mutex.lock_for(PATIENCE) {
                     Ok(mut guard) => *guard = black_box(Shape::new(after)),
                     Err(LockError::Orphaned(orphaned)) => drop(orphaned.replace(Shape::new(after))),
                     Err(error) => panic!("{error:?}"),
@@ -437,40 +436,26 @@ fn steps(parent: &mut Parent, stride: usize, operation: Operation) -> Figures {
     figures
 }
 
-/// In a victim: runs the operation between two stops.
-fn stopped(operation: impl FnOnce()) {
-    ptrace::traceme().unwrap();
-    raise(Signal::SIGSTOP).unwrap();
-    operation();
-    raise(Signal::SIGSTOP).unwrap();
-}
-
 /// A forked victim that is traced.
-struct Stepped(Forked);
+struct Stepped {
+    victim: Forked,
+    tracee: Tracee,
+}
 
 impl Stepped {
     /// Forks it, and leaves it at the beginning of its operation.
     fn start(work: impl FnOnce()) -> Self {
-        let victim = Self(Forked::spawn(work));
-        assert_eq!(victim.wait(), WaitStatus::Stopped(victim.0.pid(), Signal::SIGSTOP));
-        victim
+        let victim = Forked::spawn(work);
+        let tracee = Tracee::new(victim.pid());
+        tracee.await_stop(Signal::SIGSTOP);
+        Self { victim, tracee }
     }
 
-    /// Executes one instruction; `false` if it was the last one of the operation.
     fn step(&self) -> bool {
-        ptrace::step(self.0.pid(), None).unwrap();
-        match self.wait() {
-            WaitStatus::Stopped(_, Signal::SIGTRAP) => true,
-            WaitStatus::Stopped(_, Signal::SIGSTOP) => false,
-            status => panic!("{status:?}"),
-        }
-    }
-
-    fn wait(&self) -> WaitStatus {
-        waitpid(self.0.pid(), Some(WaitPidFlag::__WALL)).unwrap()
+        self.tracee.step()
     }
 
     fn kill(self) {
-        self.0.kill();
+        self.victim.kill();
     }
 }

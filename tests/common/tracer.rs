@@ -29,13 +29,11 @@ pub fn traced(parent: &mut Parent, operation: impl FnOnce()) {
 pub struct Tracee(Pid);
 
 impl Tracee {
-    /// In a forked child: lets the parent trace it.
-    pub fn offer() {
+    /// In a forked child: lets the parent trace it, and runs the operation between two stops.
+    pub fn between_stops(operation: impl FnOnce()) {
         ptrace::traceme().unwrap();
-    }
-
-    /// In the child: stops until the parent lets it go on.
-    pub fn stop() {
+        raise(Signal::SIGSTOP).unwrap();
+        operation();
         raise(Signal::SIGSTOP).unwrap();
     }
 

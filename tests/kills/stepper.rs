@@ -96,11 +96,8 @@ impl<'a> Stepper<'a> {
         work: impl FnOnce(Trace<'_>),
     ) -> Self {
         let victim = Forked::spawn(|| {
-            Tracee::offer();
             work(&mut |operation| {
-                Tracee::stop();
-                judge::leave_verdict(judge::caught(operation));
-                Tracee::stop();
+                Tracee::between_stops(|| judge::leave_verdict(judge::caught(operation)));
             });
         });
         let tracee = Tracee::new(victim.pid());
