@@ -370,16 +370,6 @@ mod tests {
     }
 
     #[test]
-    fn without_any_time_one_looks_once() {
-        let (lock, roll) = (RawLock::default(), Gone(AtomicU64::new(1 << 3)));
-        assert!(lock.try_lock(holder(3)));
-        assert_eq!(lock.lock(holder(1), &roll, Duration::ZERO), Ok(Acquired::OwnerDied));
-        assert_eq!(lock.lock(holder(2), &roll, Duration::ZERO), Err(LockError::Busy));
-        // Nobody has slept, so nobody is to be woken.
-        assert_eq!(lock.word.load(Ordering::Relaxed), holder(1).0);
-    }
-
-    #[test]
     fn what_is_abandoned_is_the_next_ones_to_recover() {
         struct Generations;
         impl Roll for Generations {

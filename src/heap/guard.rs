@@ -1,0 +1,149 @@
+//! The heap's lock, held
+
+use super::Heap;
+use crate::error::HeapError;
+use crate::lock::Acquired;
+use crate::object::{Event, MIN_BLOCK_LEN, Next};
+#[cfg(planted)]
+use crate::planted::LATE;
+use core::hint::spin_loop;
+use core::sync::atomic::Ordering;
+#[cfg(test)]
+extern crate std;
+
+/// Looks at a lock that somebody holds before a block is rather left to that one.
+const SPINS: u32 = 64;
+/// Failed attempts to take the stack of condemned blocks after which something other than 56 processes is at work.
+const CONTENTION_LIMIT: u32 = 1 << 20;
+
+impl<'a> Heap<'a> {
+    /// Takes the heap's lock; waits, if need be, for at most as long as the arena's timeout says.
+    ///
+    /// If the last holder died, `recover` puts right what the lock protects, which is up to the allocator, and
+    /// may be killed itself. If it cannot, the lock is given up for good.
+    ///
+    /// # Errors
+    /// [`HeapError::Busy`], [`HeapError::NotRecoverable`], [`HeapError::Damaged`], and what `recover` says.
+    #[inline]
+    pub fn lock<'h>(
+        &'h self,
+        recover: impl FnOnce(&HeapGuard<'h, 'a>) -> Result<(), HeapError>,
+    ) -> Result<HeapGuard<'h, 'a>, HeapError> {
+        let acquired = self.take(&self.control.lock)?;
+        let mut guard = HeapGuard { heap: self, is_sound: acquired == Acquired::Clean };
+        if !guard.is_sound {
+            recover(&guard)?;
+            guard.is_sound = true;
+        }
+        Ok(guard)
+    }
+
+    /// Takes the heap's lock if that can be done at once.
+    #[inline]
+    #[must_use]
+    pub fn try_lock<'h>(&'h self) -> Option<HeapGuard<'h, 'a>> {
+        for _ in 0..SPINS {
+            if self.control.lock.try_lock(self.me) {
+                return Some(HeapGuard { heap: self, is_sound: true });
+            }
+            spin_loop();
+        }
+        None
+    }
+}
+
+/// The heap's lock, held. Dropping it gives the lock back.
+#[derive(Debug)]
+#[must_use]
+pub struct HeapGuard<'h, 'a> {
+    heap: &'h Heap<'a>,
+    /// Whether what the lock protects is whole.
+    is_sound: bool,
+}
+
+impl HeapGuard<'_, '_> {
+    /// Whether blocks wait to be freed.
+    #[inline]
+    #[must_use]
+    pub fn has_condemned(&self) -> bool {
+        self.heap.control.condemned.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the blocks that wait to be freed, and passes the offset of each to `free`.
+    ///
+    /// The allocator calls this at least whenever it runs short, and in its recovery, after which it frees
+    /// what [was popped](crate::BlockState::is_popped) by one that died.
+    ///
+    /// # Errors
+    /// [`HeapError::Damaged`], and what `free` says.
+    pub fn take_condemned(
+        &self,
+        mut free: impl FnMut(u64) -> Result<(), HeapError>,
+    ) -> Result<(), HeapError> {
+        let heap = self.heap;
+        let most = heap.capacity() / MIN_BLOCK_LEN;
+        // From this block on, they were marked by this very call.
+        let mut marked = 0;
+        let mut attempts = 0..CONTENTION_LIMIT;
+        let head = loop {
+            attempts.next().ok_or(HeapError::Busy)?;
+            let head = heap.control.condemned.load(Ordering::Acquire);
+            let mut offset = head;
+            let mut count = 0_u64;
+            while offset != 0 && offset != marked {
+                let block = heap.block(offset)?;
+                count = count.saturating_add(1);
+                if count > most {
+                    return Err(HeapError::Damaged { at: offset });
+                }
+                // One that died may have marked it; those behind it may not be.
+                if !block.state.is_popped() {
+                    let Ok(Next::State(popped)) = block.state.step(Event::Pop) else {
+                        return Err(HeapError::Damaged { at: offset });
+                    };
+                    heap.commit_state(offset, popped)?;
+                }
+                offset = block.tag;
+            }
+            heap.step();
+            // Between its load and here others may have pushed.
+            if heap.control.condemned.compare_exchange(head, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                break head;
+            }
+            marked = head;
+        };
+        let mut offset = head;
+        let mut count = 0_u64;
+        while offset != 0 && count <= most {
+            let block = heap.block(offset)?;
+            if !block.state.is_popped() {
+                return Err(HeapError::Damaged { at: offset });
+            }
+            free(offset)?;
+            offset = block.tag;
+            count = count.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Makes the heap `len` bytes long, at most its capacity; the last step of growing.
+    pub fn set_len(&self, len: u64) {
+        self.heap.step();
+        self.heap.control.set_len(len);
+    }
+}
+
+impl Drop for HeapGuard<'_, '_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Whoever is killed gives nothing back.
+        #[cfg(test)]
+        if std::thread::panicking() {
+            return;
+        }
+        #[cfg(planted)]
+        LATE.catch_up(|word, value| word.store(value, Ordering::Relaxed));
+        let lock = &self.heap.control.lock;
+        if self.is_sound { lock.unlock(self.heap.me) } else { lock.give_up(self.heap.me) }
+    }
+}
