@@ -30,6 +30,7 @@
 
 use crate::header::Header;
 use crate::heap::Heap;
+use crate::holes;
 use crate::lifecycle::{Departure, Link, Member};
 use crate::lock::{Holder, Roll};
 use crate::membership::{Event, Refusal, Slot};
@@ -233,6 +234,14 @@ impl Attached {
         self.member().step(Event::Own(slot)).map(|_| ())
     }
 
+    /// Children after `fork` do not get the segment, nor anything else in its place.
+    pub(crate) fn exclude_from_fork(&self) -> Result<(), Errno> {
+        self.region.exclude_from_fork()?;
+        let (start, end) = self.region.addresses();
+        holes::forget(start);
+        holes::remember(start, end.saturating_sub(start))
+    }
+
     /// Gives back what the dead held; gives how many attachments these were.
     pub(crate) fn sweep(&self) -> u32 {
         if self.seat.is_none() { 0 } else { self.member().sweep_dead() }
@@ -291,6 +300,7 @@ impl Attached {
         if let Some(slot) = self.slot() {
             self.member().free_tenancy(slot, self.has_estate());
         }
+        holes::forget(self.region.addresses().0);
         // The mapping goes last, and with it the lock: until then nobody takes us for gone.
         drop(self.region);
     }
@@ -367,6 +377,10 @@ fn page_at(place: &AtomicPtr<Page>) -> Result<NonNull<Page>, Errno> {
         if magic.load(Ordering::Acquire) == MAGIC {
             return Ok(page);
         }
+    }
+    if !found.is_null() {
+        // A child after `fork`, which is about to use the crate by itself.
+        holes::bar();
     }
     let mapping = Mapping::private_wiped_on_fork(PAGE_LEN)?;
     let new = mapping.base().cast::<Page>();

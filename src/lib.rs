@@ -41,6 +41,7 @@ mod lifecycle;
 mod private;
 mod exports;
 mod directory;
+mod holes;
 mod attachment;
 mod open;
 mod segment;

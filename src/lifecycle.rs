@@ -14,7 +14,8 @@
 //! | Retired, the unlinker's slot free, the name still there (no permission) | [`take_over`](Member::take_over) |
 //!
 //! A slot's tenancy is taken before its bit is set and freed after its bit is cleared, so a bit never stands
-//! for a tenant that a sweep would not find. Whoever sweeps has first put its own identity in the place of
+//! for a tenant that a sweep would not find. A slot's generation ends before its tenancy does, so that a lock word never
+//! names a tenant that has left by the number of the one that came after it. Whoever sweeps has first put its own identity in the place of
 //! the dead one's, so that there is one sweeper at a time, and a dead sweeper is swept.
 //!
 //! The objects that a dead process held in an arena, its estate, are given back by whoever has opened the arena, and so knows its
@@ -118,9 +119,16 @@ impl Member<'_> {
 
     /// Gives back a slot whose bit is clear; `inherited` says that its estate is not settled.
     pub(crate) fn free_tenancy(&self, slot: Slot, inherited: bool) {
+        self.end_generation(slot);
         let next = if inherited { Tenancy::DECEASED } else { Tenancy::FREE };
         // Not ours any more only if the segment's words have been damaged; then it is not ours to free.
         let _: bool = self.header.replace_tenancy(slot, self.own, next);
+    }
+
+    /// Says that the tenant of a claimed slot is gone, to all who wait for a lock that it held: whoever has the slot now, and
+    /// whether that one is judged to live or not, it is not the holder.
+    fn end_generation(&self, slot: Slot) {
+        self.header.next_generation(slot);
     }
 
     /// Leaves; the slot stays taken, so that the name can be removed and the value destroyed before
@@ -176,6 +184,7 @@ impl Member<'_> {
             if tenancy == Tenancy::FREE || tenancy == Tenancy::DECEASED {
                 continue;
             }
+            self.end_generation(slot);
             let next = if self.header.is_arena() { Tenancy::DECEASED } else { Tenancy::FREE };
             if self.header.replace_tenancy(slot, tenancy, next) {
                 self.header.count(Counter::Swept);
@@ -196,6 +205,8 @@ impl Member<'_> {
         if !tenancy.is_certainly_dead(self.own) || !self.header.replace_tenancy(slot, tenancy, self.own) {
             return Ok(false);
         }
+        // At once: until then a lock that the dead one held looks like one of this process, which may be stopped.
+        self.end_generation(slot);
         let result = self.clear_claimed(slot);
         self.header.count(Counter::Swept);
         result.map(|()| true)
@@ -226,15 +237,7 @@ impl Member<'_> {
         inherited: u64,
         reclaim: impl FnOnce(u64) -> Result<R, E>,
     ) -> Result<Option<R>, E> {
-        // Its last tenant is gone for good, also to those who wait for a lock that it held: without another generation it
-        // would look alive to them, by the claim.
-        let claim = |slot: &Slot| {
-            let claimed = self.header.replace_tenancy(*slot, Tenancy::DECEASED, self.own);
-            if claimed {
-                self.header.next_generation(*slot);
-            }
-            claimed
-        };
+        let claim = |slot: &Slot| self.header.replace_tenancy(*slot, Tenancy::DECEASED, self.own);
         let claimed: u64 = Slot::all().filter(claim).map(Slot::bit).fold(0, |bits, bit| bits | bit);
         if claimed | inherited == 0 {
             return Ok(None);

@@ -26,8 +26,10 @@
 //! | me | give up | not recoverable | wakes all |
 //! | me | abandon | the former tenant of my slot, who is gone | the next one gets `OwnerDied` |
 //!
-//! A holder is gone when its process is certainly dead, and also when its slot has been let to somebody else
-//! since, which the generation tells. A slot number out of range is damage, never death. Whoever has slept
+//! A holder is gone when its process is certainly dead, when its slot is nobody's, and when its generation has ended, which
+//! whoever ends a tenancy says first. A generation is one of 2^24, so somebody who is stopped between finding a holder gone and the
+//! compare-and-swap could take the lock from a later tenant of that slot only if it has been let so often meanwhile, and holds this
+//! very lock. A slot number out of range is damage, never death. Whoever has slept
 //! takes the lock with WAITERS set, for there may be more sleepers; that costs one wake too many at most. Whoever has
 //! slept and goes away without the lock passes on the wake that it may have had. Every sleep is short, so one that
 //! dies between unlocking and waking, or between being woken and taking the lock, delays others by one sleep.
@@ -123,6 +125,7 @@ impl Word for AtomicU32 {
 #[derive(Debug)]
 pub(crate) struct RawLock<W = AtomicU32> {
     word: W,
+    /// Keeps the length that it has in segments.
     unused: AtomicU32,
 }
 

@@ -45,6 +45,10 @@ fn drive<A: Allocator>(parent: &mut Parent) {
         let line = runner.kill_in(scene, Extent::parse(&extent));
         campaign::progress(parent, &line);
     }
+    campaign::progress(
+        parent,
+        &format!("kill_points {}: of these killed for real {}", A::NAME, runner.kills),
+    );
     runner.figures.tell(parent);
 }
 

@@ -27,7 +27,7 @@ const SHORT: Duration = Duration::from_millis(30);
 #[test]
 #[ignore = "the entry point of child processes"]
 fn child() {
-    common::run_child(&[("hold", hold), ("fork", fork), ("leave", leave)]);
+    common::run_child(&[("hold", hold), ("fork", fork), ("hole", hole), ("leave", leave)]);
 }
 
 #[track_caller]
@@ -595,6 +595,35 @@ fn locks_and_their_errors_are_readable() {
     let orphan = orphaned(place.mutex.lock());
     assert_eq!(format!("{orphan:?}"), "Orphaned { .. }");
     orphan.give_up();
+}
+
+#[test]
+fn nothing_comes_to_lie_where_a_forked_child_has_nothing() {
+    let name = TestName::new("hole");
+    let child = Child::spawn("hole", &[&*name]);
+    child.expect("done");
+    child.finish();
+}
+
+fn hole(parent: &mut Parent) {
+    let place = Place::open(parent.argument(0));
+    let address = |place: &Place| (&raw const *place.mutex).addr();
+    Forked::spawn(|| {
+        // The kernel would put the first of these where the parent's is.
+        let others: Vec<_> = (0..20).map(|_| Place::open(parent.argument(0))).collect();
+        assert!(others.iter().all(|other| address(other) != address(&place)));
+        assert_fails(place.mutex.lock(), LockFailure::NotAttached);
+        // So it is in a child of the child's.
+        Forked::spawn(|| {
+            let more: Vec<_> = (0..20).map(|_| Place::open(parent.argument(0))).collect();
+            let taken = |other: &Place| more.iter().any(|place| address(place) == address(other));
+            assert!(!taken(&place) && !others.iter().any(taken));
+        })
+        .finish();
+        drop(others);
+    })
+    .finish();
+    parent.say("done");
 }
 
 #[test]

@@ -233,8 +233,9 @@ impl<A: RegionAllocator> Arena<A> {
         }
         let mut result = Err(HandleError::Gone { offset });
         // Otherwise the block could be freed and its memory used for something else between looking and claiming.
-        A::hold_still(&heap, &mut || result = claim_block::<T>(attached, &heap, exports, &handle))?;
+        let held = A::hold_still(&heap, &mut || result = claim_block::<T>(attached, &heap, exports, &handle));
         self.after(&heap);
+        held?;
         let (start, len) = result?;
         // SAFETY: the claim has made the block exclusive to this attachment; by tag and length it holds a `T`.
         let value = unsafe { T::pointer(start, len) };
@@ -257,10 +258,11 @@ impl<A: RegionAllocator> Arena<A> {
         let (attached, heap) = self.parts().ok_or(AllocError::Forked)?;
         let request = Request::new(len, align as u64, tag, heap.own_slot()?);
         let block = match A::allocate(&heap, &request) {
-            Ok(block) => block,
-            Err(error) => self.allocate_after(error, &heap, &request)?,
+            Ok(block) => Ok(block),
+            Err(error) => self.allocate_after(error, &heap, &request),
         };
         self.after(&heap);
+        let block = block?;
         Ok(attached.region.object(block.wrapping_add(BLOCK_HEADER_LEN), len, align)?)
     }
 

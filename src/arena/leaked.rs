@@ -101,7 +101,9 @@ impl<A: RegionAllocator> Iterator for Leaked<'_, A> {
             }
         };
         let mut object = None;
-        A::hold_still(&heap, &mut || object = next()).ok()?;
+        let held = A::hold_still(&heap, &mut || object = next());
+        self.arena.after(&heap);
+        held.ok()?;
         self.from = from;
         object
     }

@@ -88,7 +88,7 @@ impl ShmemConf {
         }
         is_formed::<A>(attached)?;
         let os = |call| move |errno| ArenaError::Os { call, errno };
-        attached.region.exclude_from_fork().map_err(os("madvise"))?;
+        attached.exclude_from_fork().map_err(os("madvise"))?;
         let words = attached.region.heap_words().len();
         attached.private.map(functions::<A>(), words).map_err(os("mmap"))?;
         let arena = Arena { conf: self, allocator: PhantomData };
@@ -191,6 +191,12 @@ impl<A: RegionAllocator> Arena<A> {
     /// [`Damaged`](ArenaError::Damaged).
     pub fn usage(&self) -> Result<Usage, ArenaError> {
         let (_, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        let usage = A::usage(&heap);
+        if heap.takeovers() == 0 {
+            return Ok(usage?);
+        }
+        self.after(&heap);
+        // Without what the dead held.
         Ok(A::usage(&heap)?)
     }
 
@@ -230,15 +236,9 @@ impl<A: RegionAllocator> Arena<A> {
         if asked > max {
             return Err(ArenaError::AboveMaximum { asked, max });
         }
-        let _entered = directory::<A>(attached, &heap).enter()?;
-        let len = region::heap_len(asked);
-        if len <= heap.len() {
-            return Ok(());
-        }
-        if !attached.header.is_lazy() {
-            populate(attached, heap.len(), len, asked)?;
-        }
-        Ok(A::grow(&heap, len)?)
+        let result = grow::<A>(attached, &heap, asked);
+        self.after(&heap);
+        result
     }
 
     /// Checks all that must hold of the arena's memory, also what is not needed to go on. Takes time in proportion to
@@ -248,11 +248,29 @@ impl<A: RegionAllocator> Arena<A> {
     /// [`ArenaError::Damaged`] says where it does not hold; and as [`usage`](Self::usage).
     pub fn check(&self) -> Result<(), ArenaError> {
         let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
-        let entered = directory::<A>(attached, &heap).enter()?;
-        A::check(&heap)?;
-        check_exports::<A>(&heap, exports(attached))?;
-        Ok(entered.check()?)
+        let result = check::<A>(attached, &heap);
+        self.after(&heap);
+        Ok(result?)
     }
+}
+
+fn grow<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>, asked: u64) -> Result<(), ArenaError> {
+    let _entered = directory::<A>(attached, heap).enter()?;
+    let len = region::heap_len(asked);
+    if len <= heap.len() {
+        return Ok(());
+    }
+    if !attached.header.is_lazy() {
+        populate(attached, heap.len(), len, asked)?;
+    }
+    Ok(A::grow(heap, len)?)
+}
+
+fn check<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<(), HeapError> {
+    let entered = directory::<A>(attached, heap).enter()?;
+    A::check(heap)?;
+    check_exports::<A>(heap, exports(attached))?;
+    entered.check()
 }
 
 /// The directory of the arena whose heap this is.

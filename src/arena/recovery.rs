@@ -42,7 +42,7 @@ use core::sync::atomic::Ordering;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reclaimed {
-    /// Attachments of the dead, each of a process or of several handles of one.
+    /// Attachments of the dead. A process has as many as it has opened the segment.
     pub attachments: u64,
     /// Objects that were freed: nobody else had them.
     pub objects: u64,
@@ -97,22 +97,27 @@ impl<A: RegionAllocator> Arena<A> {
 
     /// Gives back what those held of whom it is known that they died. Of several that are at it at once one is at
     /// work, and when it is done the others find nothing left.
-    pub(super) fn reclaim(&self) -> Result<Reclaimed, ArenaError> {
+    fn reclaim(&self) -> Result<Reclaimed, ArenaError> {
         let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
-        let _entered = directory::<A>(attached, &heap).enter()?;
-        // What the last tenant of the own slot left is given back with what the others did.
-        let inherited = if attached.has_estate() { attached.slot().map_or(0, Slot::bit) } else { 0 };
-        let reclaimed = attached.member().bury(inherited, |slots| reclaim::<A>(attached, &heap, slots))?;
-        attached.settle_estate();
-        Ok(Reclaimed { locks: heap.takeovers(), ..reclaimed.unwrap_or_default() })
+        reclaim::<A>(attached, &heap)
     }
 
     /// After an operation on `heap`: if it has taken a lock over from one that died, gives back what else that one held.
+    /// The operation has what it wanted, so nobody is waited for: whoever is just using the directory leaves the rest to
+    /// the next one.
     #[inline]
     pub(super) fn after(&self, heap: &Heap<'_>) {
         if heap.takeovers() != 0 {
-            self.wait_for_the_dead();
+            self.after_takeover();
         }
+    }
+
+    #[cold]
+    fn after_takeover(&self) {
+        let Some((attached, heap)) = self.parts() else { return };
+        attached.member().sweep_dead();
+        // If it fails, what the dead held stays theirs, for the next one to try.
+        let _: Result<Reclaimed, ArenaError> = reclaim::<A>(attached, &heap.impatient());
     }
 
     /// Gives back what the dead held. If another process is just doing so, this waits for it, for both hold the
@@ -122,12 +127,12 @@ impl<A: RegionAllocator> Arena<A> {
         if let Some(attached) = self.conf.0.get() {
             attached.member().sweep_dead();
         }
-        // If it fails, what the dead held stays theirs, for the next one to try.
+        // As above.
         let _: Result<Reclaimed, ArenaError> = self.reclaim();
     }
 
     /// All that was given back of the dead since the arena was made, by any process. (If one died while it gave
-    /// something back, that may not be counted.)
+    /// something back, that may be counted twice, or not at all.)
     #[must_use]
     pub fn reclaimed(&self) -> Reclaimed {
         let Some(attached) = self.conf.0.get() else { return Reclaimed::default() };
@@ -142,8 +147,39 @@ impl<A: RegionAllocator> Arena<A> {
     }
 }
 
+/// Gives back what the dead held of whom it is known that they died, and what those held who died with a lock that this takes
+/// over.
+fn reclaim<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<Reclaimed, ArenaError> {
+    let _entered = directory::<A>(attached, heap).enter()?;
+    let mut reclaimed = Reclaimed::default();
+    // There are two locks; whoever dies meanwhile, with a lock that another one takes over, is the other one's to find.
+    for _ in 0..3 {
+        if heap.takeovers() != reclaimed.locks {
+            reclaimed.locks = heap.takeovers();
+            attached.member().sweep_dead();
+        }
+        // What the last tenant of the own slot left is given back with what the others did.
+        let inherited = if attached.has_estate() { attached.slot().map_or(0, Slot::bit) } else { 0 };
+        let found = attached.member().bury(inherited, |slots| give_back::<A>(attached, heap, slots))?;
+        attached.settle_estate();
+        if let Some(found) = found {
+            let dead = &attached.region.header().arena.attachments;
+            dead.fetch_add(found.attachments, Ordering::Relaxed);
+            reclaimed.attachments = reclaimed.attachments.saturating_add(found.attachments);
+            reclaimed.objects = reclaimed.objects.saturating_add(found.objects);
+            reclaimed.bytes = reclaimed.bytes.saturating_add(found.bytes);
+            reclaimed.references = reclaimed.references.saturating_add(found.references);
+        }
+        if heap.takeovers() == reclaimed.locks {
+            break;
+        }
+    }
+    reclaimed.locks = heap.takeovers();
+    Ok(reclaimed)
+}
+
 /// Gives back what the former tenants of these slots held. The caller has the directory's lock.
-fn reclaim<A: RegionAllocator>(
+fn give_back<A: RegionAllocator>(
     attached: &Attached,
     heap: &Heap<'_>,
     slots: u64,
@@ -180,7 +216,5 @@ fn reclaim<A: RegionAllocator>(
     counters.objects.fetch_add(objects, Ordering::Relaxed);
     counters.bytes.fetch_add(bytes, Ordering::Relaxed);
     counters.references.fetch_add(references, Ordering::Relaxed);
-    let attachments = u64::from(slots.count_ones());
-    counters.attachments.fetch_add(attachments, Ordering::Relaxed);
-    Ok(Reclaimed { attachments, objects, bytes, references, locks: 0 })
+    Ok(Reclaimed { attachments: slots.count_ones().into(), objects, bytes, references, locks: 0 })
 }

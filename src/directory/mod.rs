@@ -123,6 +123,7 @@ impl<A: RegionAllocator> Entered<'_, A> {
         if !self.is_sound {
             self.recover().inspect_err(|_| self.directory.words.lock.give_up(self.directory.heap.me()))?;
             self.is_sound = true;
+            self.directory.heap.count_takeover();
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ impl<'a> Heap<'a> {
         if !guard.is_sound {
             recover(&guard)?;
             guard.is_sound = true;
+            self.count_takeover();
         }
         Ok(guard)
     }

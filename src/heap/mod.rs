@@ -148,6 +148,12 @@ impl<'a> Heap<'a> {
         }
     }
 
+    /// The same, for one who does not wait for anybody.
+    pub(crate) fn impatient(mut self) -> Self {
+        self.patience = Duration::ZERO;
+        self
+    }
+
     /// Length of the heap that is in use now, in bytes. It may grow.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -318,20 +324,16 @@ impl<'a> Heap<'a> {
     /// Takes a lock of the segment, the heap's or another one.
     #[inline]
     pub(crate) fn take(&self, lock: &RawLock) -> Result<Acquired, HeapError> {
-        match lock.lock(self.me, self.roll, self.patience) {
-            Ok(Acquired::Clean) => Ok(Acquired::Clean),
-            Ok(Acquired::OwnerDied) => {
-                self.count_takeover();
-                Ok(Acquired::OwnerDied)
-            }
-            Err(LockError::Busy) => Err(HeapError::Busy),
-            Err(LockError::NotRecoverable) => Err(HeapError::NotRecoverable),
-            Err(LockError::Damaged) => Err(HeapError::Damaged { at: 0 }),
-        }
+        lock.lock(self.me, self.roll, self.patience).map_err(|error| match error {
+            LockError::Busy => HeapError::Busy,
+            LockError::NotRecoverable => HeapError::NotRecoverable,
+            LockError::Damaged => HeapError::Damaged { at: 0 },
+        })
     }
 
+    /// Counts a lock of the dead whose data have been put right.
     #[cold]
-    fn count_takeover(&self) {
+    pub(crate) fn count_takeover(&self) {
         self.takeovers.fetch_add(1, Ordering::Relaxed);
         self.control.takeovers.fetch_add(1, Ordering::Relaxed);
     }

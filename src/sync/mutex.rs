@@ -15,6 +15,7 @@
 //! |---|---|---|
 //! | the guard is dropped, also by a panic | mine | nobody's |
 //! | the process is killed, or detaches with the guard forgotten | mine, also orphaned | a dead one's |
+//! | the guard is forgotten, its thread ended without dropping it | mine | mine, until the process ends or detaches |
 //! | `replace`, `recover`, `assume_whole` | mine, orphaned | mine |
 //! | the orphan is dropped | mine, orphaned | a dead one's |
 //! | `give_up` | mine, orphaned | not recoverable |
@@ -53,8 +54,8 @@ use static_assertions::const_assert_eq;
 /// The lock knows in which thread it is held, and refuses a second time with [`LockFailure::Deadlock`]. (Without the feature
 /// `std` that costs a system call each time.) Threads do not get it in the order in which they came.
 ///
-/// Not for children after `fork`: there it gives [`LockFailure::NotAttached`] until the child attaches by itself, and a guard that was
-/// inherited gives nothing back.
+/// Not for children after `fork`: what a child has inherited gives [`LockFailure::NotAttached`] for good, and a guard that was inherited
+/// gives nothing back. A child opens the segment anew.
 ///
 /// # Examples
 /// ```
@@ -125,7 +126,9 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// Locks the value, and waits as long as somebody alive holds it.
+    /// Locks the value, and waits as long as somebody alive holds it: for ever, if that one is stopped.
+    ///
+    /// Handed on by `?` as a [`ShmemError`](crate::ShmemError), an orphan is left to the next one who locks.
     ///
     /// # Errors
     /// - [`LockError::Orphaned`]: its last holder died. The lock is held, and the value yours to put right.

@@ -295,13 +295,18 @@ impl Mapping {
 
     /// Maps `len` zeroed private bytes that read as zero again in a child after `fork`.
     pub(crate) fn private_wiped_on_fork(len: usize) -> Result<Self, Errno> {
+        let mapping = Self::private(len)?;
+        // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes nothing in this process.
+        unsafe { mm::madvise(mapping.base.as_ptr().cast(), len, Advice::LinuxWipeOnFork) }?;
+        Ok(mapping)
+    }
+
+    /// Private memory, zero at first, of which children after `fork` get a copy.
+    pub(crate) fn private(len: usize) -> Result<Self, Errno> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a null hint lets the kernel choose a free range, so no existing memory is touched.
         let base = unsafe { mm::mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE) }?;
-        let mapping = Self::own(base.cast(), len)?;
-        // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes nothing in this process.
-        unsafe { mm::madvise(base, len, Advice::LinuxWipeOnFork) }?;
-        Ok(mapping)
+        Self::own(base.cast(), len)
     }
 
     /// The same, for a range that stays mostly unused: none of its memory is promised.
@@ -399,4 +404,19 @@ impl Drop for Mapping {
         // SAFETY: by invariant 1 the range is this mapping's alone, and nothing refers to it any more.
         let _: Result<(), Errno> = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
     }
+}
+
+/// Makes a free range of addresses one that can never be touched; an error if it is not free.
+pub(crate) fn bar(start: usize, len: usize) -> Result<(), Errno> {
+    let wanted = ptr::without_provenance_mut(start);
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
+    // SAFETY: with this flag the kernel maps a free range, or none; one before Linux 4.17, which does not know it, takes the
+    // address for a hint, and a free range as well.
+    let base = unsafe { mm::mmap_anonymous(wanted, len, ProtFlags::empty(), flags) }?;
+    if base != wanted {
+        // SAFETY: mapped just now, and nobody knows it.
+        unsafe { mm::munmap(base, len) }?;
+        return Err(Errno::EXIST);
+    }
+    Ok(())
 }

@@ -70,8 +70,8 @@ impl Forked {
     }
 
     /// Waits until it is dead, by itself or killed by somebody, and leaves it a zombie.
-    pub fn await_death(&self) {
-        waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+    pub fn await_death(&self) -> WaitStatus {
+        waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap()
     }
 
     /// How it ended, if it has.

@@ -16,9 +16,9 @@ use nix::sys::wait::WaitStatus;
 use shmem_bind::sync::{LockError, LockFailure, Mutex};
 use shmem_bind::{Arena, Builder, Handle, Payload, ShmemArc, ShmemBox};
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, set_hook};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, set_hook, take_hook};
 use std::time::{Duration, Instant};
 
 /// How long a newcomer may take, who needs a millisecond. It has no reason to wait for anybody.
@@ -29,11 +29,16 @@ pub type Fault = (Wrong, String);
 
 thread_local! {
     static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+    static IS_JUDGING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Remembers where a panic happens instead of printing it: a campaign reports it.
-pub fn keep_panics_quiet() {
-    set_hook(Box::new(|info| {
+/// Remembers where a judge panics instead of printing it: the campaign reports that.
+pub fn keep_judges_quiet() {
+    let print = take_hook();
+    set_hook(Box::new(move |info| {
+        if !IS_JUDGING.get() {
+            return print(info);
+        }
         let place = info.location().map_or(String::new(), ToString::to_string);
         PLACE.with_borrow_mut(|last| *last = place);
     }));
@@ -41,7 +46,10 @@ pub fn keep_panics_quiet() {
 
 /// Judges, by assertions.
 pub fn caught(judge: impl FnOnce()) -> Result<(), Fault> {
-    catch_unwind(AssertUnwindSafe(judge)).map_err(fault)
+    let was_judging = IS_JUDGING.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(judge));
+    IS_JUDGING.set(was_judging);
+    result.map_err(fault)
 }
 
 fn fault(payload: Box<dyn Any + Send>) -> Fault {
@@ -108,7 +116,7 @@ fn look<A: Allocator>(stage: &Stage<A>, scene: &Scene<A>) {
         is_same || stage.id.is_none() || scene.leaves.contains(Leaves::NO_NAME),
         "the name leads to another segment"
     );
-    if matches!(conf.payload(), Ok(Payload::Value { .. })) {
+    if stage.past == Past::Unformed && matches!(conf.payload(), Ok(Payload::Value { .. })) {
         conf.sweep();
         // SAFETY: the victim has said that it is a number, and nobody uses it.
         let number = must("boxed", unsafe { conf.try_boxed::<u64>() });
@@ -128,6 +136,10 @@ fn look<A: Allocator>(stage: &Stage<A>, scene: &Scene<A>) {
     };
     must("sweep", arena.sweep());
     must("check", arena.check());
+    if let Some(room) = stage.room.filter(|_| is_same) {
+        let usage = must("usage", arena.usage());
+        lost!(usage.used + usage.free, room, "the number of bytes in use and free");
+    }
     look_around(&arena, stage, scene, &expected, is_same);
     progress(&arena, "of the newcomer");
     must("check", arena.check());
@@ -158,7 +170,7 @@ fn look_around<A: Allocator>(
     lost!(used, blocks + table + nameless, "the number of blocks in use ({entries:?}, {leaked:?})");
 
     let may = |flag| scene.leaves.contains(flag);
-    let had_names = expected.has_table && !may(Leaves::NO_NAME);
+    let had_names = expected.has_table;
     assert!(!had_names || held_name || may(Leaves::HELD), "a name is gone");
     let loose = entries.iter().any(|entry| entry.name() == "loose");
     assert!(!had_names || loose || may(Leaves::LOOSE), "a name is gone");
@@ -256,12 +268,33 @@ pub fn judge_snapshot<A: Allocator>(
     scene: &Scene<A>,
     snapshot: &Snapshot,
 ) -> Result<(), Fault> {
-    stage.view.restore(&snapshot.bytes);
-    ledger().restore(snapshot);
+    let restore = || {
+        stage.view.restore(&snapshot.bytes);
+        ledger().restore(snapshot);
+    };
+    if let Some(holdings) = stage.holdings.as_ref().filter(|_| A::PRIVATE_WORDS == 0) {
+        // Afterwards its private memory is as it was: it counts the same references. What an allocator keeps there would be
+        // of this image, and wrong in the next one; with such an allocator the observer judges real deaths only.
+        restore();
+        caught(|| go_on(&holdings.arena, true))?;
+    }
+    restore();
     judge_by_newcomer(stage, scene)?;
     match &stage.holdings {
         Some(holdings) => caught(|| holdings.check()),
         None => Ok(()),
+    }
+}
+
+/// What one does who was attached all along: before it sweeps, or after.
+fn go_on<A: Allocator>(arena: &Arena<A>, sweeps_last: bool) {
+    if sweeps_last {
+        progress(arena, "of the observer");
+    }
+    must("sweep", arena.sweep());
+    must("check", arena.check());
+    if !sweeps_last {
+        progress(arena, "of the observer");
     }
 }
 
@@ -273,9 +306,7 @@ pub fn judge_for_good<A: Allocator>(
     newcomer_first: bool,
 ) -> Result<(), Fault> {
     if let (Some(holdings), false) = (&stage.holdings, newcomer_first) {
-        caught(|| progress(&holdings.arena, "of the observer"))?;
-        caught(|| _ = must("sweep", holdings.arena.sweep()))?;
-        caught(|| must("check", holdings.arena.check()))?;
+        caught(|| go_on(&holdings.arena, true))?;
     }
     judge_by_newcomer(&stage, scene)?;
     let Some(holdings) = stage.holdings.take() else {
@@ -293,7 +324,11 @@ pub fn judge_for_good<A: Allocator>(
         let arena = holdings.give_up();
         must("check", arena.check());
         lost!(arena.conf().attachment_count(), 1, "the number of attachments at last");
-        lost!(must("usage", arena.usage()).blocks, 1 + 2 * pinned, "the number of blocks at last");
+        let usage = must("usage", arena.usage());
+        lost!(usage.blocks, 1 + 2 * pinned, "the number of blocks at last");
+        if let Some(room) = stage.room {
+            lost!(usage.used + usage.free, room, "the number of bytes in use and free at last");
+        }
         if let Some(id) = ledger().destroyed_twice() {
             panic_any((Wrong::Lost, format!("object {id} was destroyed twice")));
         }

@@ -15,13 +15,14 @@ pub mod stepper;
 
 use crate::common::arena::Allocator;
 use crate::common::campaign::{Figures, Forked};
-use crate::common::tracer;
+use crate::common::{say, tracer};
 use judge::Fault;
 use scenes::{Scene, Victim};
 use shmem_bind::Builder;
 use stage::{Snapshot, Stage, ledger};
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::time::{Duration, Instant};
 use stepper::{Step, Stepper};
 
 /// At which of its steps a victim is killed for real.
@@ -44,7 +45,7 @@ impl Extent {
     /// All images, and some kills.
     pub const LONG: Self = Self { most_steps: usize::MAX, loud: 40_000, every: 0 };
     /// All images, and kills at every instruction of short operations, and at every change of most others.
-    pub const FULL: Self = Self { most_steps: usize::MAX, loud: 500_000, every: 250_000 };
+    pub const FULL: Self = Self { most_steps: usize::MAX, loud: 1_000_000, every: 250_000 };
 
     pub fn parse(word: &str) -> Self {
         match word {
@@ -98,15 +99,24 @@ impl Walk {
 /// Goes through scenes and kills.
 pub struct Runner<A> {
     pub figures: Figures,
-    pub calls: HashMap<u64, bool>,
+    /// How many were killed for real.
+    pub kills: u64,
+    calls: HashMap<u64, bool>,
+    last_word: Instant,
     allocator: PhantomData<A>,
 }
 
 impl<A: Allocator> Runner<A> {
     pub fn new() -> Self {
         tracer::stay_on_one_cpu();
-        judge::keep_panics_quiet();
-        Self { figures: Figures::default(), calls: HashMap::new(), allocator: PhantomData }
+        judge::keep_judges_quiet();
+        Self {
+            figures: Figures::default(),
+            kills: 0,
+            calls: HashMap::new(),
+            last_word: Instant::now(),
+            allocator: PhantomData,
+        }
     }
 
     /// Forks a victim of this scene, which stops before its operation; gives the one, too, who may have died meanwhile.
@@ -125,7 +135,7 @@ impl<A: Allocator> Runner<A> {
     }
 
     fn note(&mut self, scene: &Scene<A>, at: &str, result: Result<(), Fault>) {
-        self.figures.points += 1;
+        self.still_here();
         if let Err((wrong, text)) = result {
             self.figures.report(wrong, format!("{} {}, killed {at}: {text}", A::NAME, scene.label));
         }
@@ -136,13 +146,14 @@ impl<A: Allocator> Runner<A> {
         let (steps, loud) = self.walk(scene, extent.most_steps);
         let loud_stride = stride(steps, loud, extent.loud);
         let mut kills = self.kill_at(scene, steps, loud_stride, |step| step == Step::Loud);
-        if !scene.is_in_segment && loud_stride == 1 {
-            // Each loud step stands for the quiet ones after it.
-            self.figures.points += (steps - loud) as u64;
-        }
         if extent.every != 0 {
             kills += self.kill_at(scene, steps, stride(steps, steps, extent.every), |_| true);
         }
+        if !scene.is_in_segment {
+            // Each loud step stands for the quiet ones after it, if none was left out.
+            self.figures.points += if loud_stride == 1 { steps as u64 } else { kills };
+        }
+        self.kills += kills;
         format!("{} {}: instructions {steps}, of which loud {loud}, killed at {kills}", A::NAME, scene.label)
     }
 
@@ -159,16 +170,27 @@ impl<A: Allocator> Runner<A> {
         (walk.steps, walk.loud)
     }
 
+    /// Says now and then that the campaign goes on.
+    fn still_here(&mut self) {
+        if self.last_word.elapsed() > Duration::from_secs(10) {
+            say("progress ...");
+            self.last_word = Instant::now();
+        }
+    }
+
     fn judge_images(&mut self, stage: &Stage<A>, scene: &Scene<A>, images: &[(Snapshot, u64)], when: &str) {
         for (index, (image, count)) in images.iter().enumerate() {
             let result = judge::judge_snapshot(stage, scene, image);
-            self.figures.points += count - 1;
+            self.figures.points += count;
             self.note(scene, &format!("{when}at image {index}"), result);
         }
     }
 
     /// Takes each `stride`-th image that a victim of this scene leaves, lets somebody recover from it, one instruction at a time, and judges
     /// the images that the recovery leaves on its way.
+    ///
+    /// What opens the arena attaches too, and so is not all in the segment; but the lock that it takes on the file goes with it,
+    /// and the observer has it also.
     pub fn kill_the_recovery(&mut self, scene: &Scene<A>, stride: usize) -> String {
         let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
         let (stepper, _dead) = Self::start(&mut stage, &mut self.calls, scene);
@@ -179,10 +201,16 @@ impl<A: Allocator> Runner<A> {
             stage.view.restore(&image.bytes);
             ledger().restore(image);
             let name = stage.name.to_owned();
+            self.still_here();
+            // In turn by opening the arena, and by one who knows nothing of arenas.
+            let opens = recoveries % 2 == 0;
             let stepper = Stepper::start(&mut stage.view, &mut self.calls, |trace| {
-                let mut conf = Some(Builder::new(&name).attach().unwrap());
                 let mut arena = None;
-                trace(&mut || arena = Some(conf.take().unwrap().arena::<A>().unwrap()));
+                let mut conf = (!opens).then(|| Builder::new(&name).attach().unwrap());
+                trace(&mut || match &mut conf {
+                    Some(conf) => _ = conf.sweep(),
+                    None => arena = Some(stage::attach::<A>(&name)),
+                });
             });
             let recovery = Walk::new(stepper, usize::MAX);
             self.note(scene, &format!("at image {index}, in its recovery"), recovery.verdict);
@@ -201,7 +229,7 @@ impl<A: Allocator> Runner<A> {
         most_steps: usize,
         stride: usize,
         counts: impl Fn(Step) -> bool,
-    ) -> usize {
+    ) -> u64 {
         let mut kills = 0;
         for target in (0..).step_by(stride) {
             let mut stage = Stage::<A>::new(scene.past, &mut self.calls);
@@ -214,7 +242,7 @@ impl<A: Allocator> Runner<A> {
                 is_over = step == Step::End || steps >= most_steps;
             }
             let dead = stepper.kill();
-            let result = judge::judge_for_good(stage, scene, target % 2 == 0);
+            let result = judge::judge_for_good(stage, scene, kills % 2 == 0);
             self.note(scene, &format!("at step {steps}"), result);
             drop((dead, dead_before));
             kills += 1;

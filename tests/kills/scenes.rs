@@ -1,6 +1,6 @@
 //! What is done, one operation a scene, and what may be different afterwards
 
-use super::stage::{Aligned, MAX_SIZE, Pair, Past, Sealed, attach, builder, ledger, mutex};
+use super::stage::{Aligned, MAX_SIZE, MUTEX, Pair, Past, Sealed, attach, builder, ledger, mutex};
 use super::stepper::Trace;
 use crate::common::arena::Allocator;
 use bitflags::bitflags;
@@ -95,8 +95,8 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     };
     let nothing = Leaves::empty();
     use Past::{
-        Condemned, Corpse, Crowded, Deserted, DirectoryLocked, DirectoryLockedLately, Full, Growing,
-        HeapLocked, HeapLockedLately, Memfd, Mutex, MutexLocked, Nothing, Observed, Unformed,
+        Condemned, Corpse, Crowded, Deserted, DirectoryLocked, DirectoryLockedLately, Full, FullLately,
+        Growing, HeapLocked, HeapLockedLately, Memfd, Mutex, MutexLocked, Nothing, Observed, Unformed,
     };
 
     // Allocating and freeing.
@@ -152,9 +152,10 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let arena = victim.attach();
         victim.does(|| arena.usage().unwrap());
     });
-    add("alloc for want of memory", Full, nothing, true, |victim| {
-        let conf = victim.conf();
-        victim.does(|| conf.arena::<A>().unwrap().alloc_uninit_slice::<u8>(2000).unwrap());
+    add("alloc for want of memory", FullLately, nothing, true, large);
+    add("alloc_slice_copy", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.alloc_slice_copy(&[1_u16, 2, 3]).unwrap());
     });
     add("alloc that fails", Observed, nothing, true, |victim| {
         let arena = victim.attach();
@@ -184,6 +185,11 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     };
     add("free a slice of 2000 bytes", Observed, nothing, true, free_large);
     add("free after a death in the heap", HeapLockedLately, nothing, true, free_large);
+    add("free a slice whose elements have destructors", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let slice = arena.alloc_slice_with(3, |_| Sealed::new()).unwrap();
+        victim.does(|| drop(slice));
+    });
     add("into_inner", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         let number = arena.alloc(7_u64).unwrap();
@@ -296,9 +302,17 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let arena = victim.attach();
         victim.does(|| arena.find_or_alloc("loose", Sealed::new).unwrap());
     });
-    add("wait_for", Observed, nothing, true, |victim| {
+    add("wait_for what is there", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         victim.does(|| arena.wait_for::<Sealed>("loose", Duration::from_secs(1)).unwrap());
+    });
+    add("wait_for what does not come", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.wait_for::<Sealed>("elsewhere", Duration::from_millis(5)).unwrap_err());
+    });
+    add("find_pinned", Mutex, nothing, true, |victim| {
+        let reader = Builder::new(victim.name).attach_read_only().unwrap();
+        victim.does(|| reader.find_pinned_words::<shmem_bind::sync::Mutex<Pair>>(MUTEX).is_ok());
     });
     add("names", Observed, nothing, true, |victim| {
         let arena = victim.attach();
@@ -356,6 +370,17 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let mutex = mutex(&victim.attach());
         victim.does(|| std::mem::forget(mutex.try_lock().unwrap()));
     });
+    add("try_lock what the dead had", MutexLocked, nothing, true, |victim| {
+        let mutex = mutex(&victim.attach());
+        victim.does(|| std::mem::forget(mutex.try_lock().unwrap_err()));
+    });
+    add("lock what the dead had, and recover", MutexLocked, nothing, true, |victim| {
+        let mutex = mutex(&victim.attach());
+        victim.does(|| {
+            let mut guard = orphaned(&mutex).recover();
+            (guard.left, guard.right) = (6, 6);
+        });
+    });
     add("lock, change and unlock", Mutex, nothing, true, |victim| {
         let mutex = mutex(&victim.attach());
         victim.does(|| {
@@ -386,9 +411,18 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let (name, past) = (victim.name.to_owned(), victim.past);
         victim.does(|| builder(&name, past).create().unwrap().arena::<A>().unwrap());
     });
-    add("format an arena", Unformed, nothing, false, |victim| {
+    add("format an arena", Unformed, nothing, true, |victim| {
         let conf = victim.conf();
         victim.does(|| conf.arena::<A>().unwrap());
+    });
+    add("open what is not there", Nothing, nothing, false, |victim| {
+        let (name, past) = (victim.name.to_owned(), victim.past);
+        victim.does(|| builder(&name, past).open().unwrap().arena::<A>().unwrap());
+    });
+    add("leak of an arena", Observed, Leaves::NO_NAME.union(Leaves::NAME), false, |victim| {
+        let arena = victim.attach();
+        arena.conf().try_own().unwrap();
+        victim.does(|| arena.leak());
     });
     add("open", Observed, nothing, false, |victim| {
         let (name, past) = (victim.name.to_owned(), victim.past);
@@ -457,7 +491,8 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     });
     // Bump needs no lock that one could die with, and gives memory back only to one who is alone.
     let is_bump = A::NAME == "bump";
-    scenes
-        .retain(|scene| !is_bump || !matches!(scene.past, HeapLocked | HeapLockedLately | Condemned | Full));
+    scenes.retain(|scene| {
+        !is_bump || !matches!(scene.past, HeapLocked | HeapLockedLately | Condemned | Full | FullLately)
+    });
     scenes
 }

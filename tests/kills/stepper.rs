@@ -32,10 +32,10 @@ impl View {
         view
     }
 
-    /// Looks at the name again.
+    /// Looks at the name again. If it is gone, the file that it led to is still the one.
     pub fn refresh(&mut self) {
-        self.close();
         let Ok(file) = File::options().read(true).write(true).open(&self.path) else { return };
+        self.close();
         let len = file.metadata().unwrap().size() as usize;
         let Some(pages) = NonZeroUsize::new(len) else { return };
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
