@@ -23,6 +23,7 @@ extern crate std;
 
 // In layers: a module uses only those above it.
 #[cfg(planted)]
+#[doc(hidden)]
 pub mod planted;
 mod membership;
 mod shareable;

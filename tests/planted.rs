@@ -11,9 +11,15 @@
 //! | `ReleaseInTwoSteps`: first nobody holds it, then the last one does | `kill_points` | a block that is nobody's |
 //! | `SlotBeforeObjects`: a sweep frees the slot before the objects | `kill_recovery` | objects that are never given back |
 //! | `CommitWithoutFence`: a commit overtakes the stores before it | `kill_points` | a damaged chain |
+//! | `OrphanAsWhole`: what a dead holder left is handed out | `torn_values`, itself | a guard that shows a torn value |
 //!
-//! Others are planted where they show better: a wake-up that is left out, a lock that is taken over by a plain store and more in the
-//! loom models of `src/lock`, fifteen in `object_model`, seven in `protocol_model`.
+//! Others are planted where they show better. An unlock that wakes nobody, a takeover by a plain store and seven more are in the
+//! loom models of the lock (`src/lock/models.rs`), for all sleeps are short, and no campaign of real processes would
+//! notice more than that it is slow; fifteen are in `object_model`, seven in `protocol_model`.
+//!
+//! Of the fence, what shows is that a commit stays behind the stores before it. That later stores stay behind the commit
+//! matters to nothing that the crate writes today, since all that follows a commit repeats what it says; and
+//! the compiler of today moves neither, so the mistake is made by hand.
 #![cfg(all(planted, target_arch = "x86_64"))]
 #![allow(missing_docs)]
 
@@ -85,12 +91,13 @@ fn a_size_before_the_remainder() {
 
 #[test]
 fn a_claim_of_any_serial() {
-    assert_found::<Slab>(Mistake::ClaimAnySerial, "points", "claim of a stale handle");
+    // Not only when somebody dies: the victim itself sees that it was given what it must not have.
+    assert_ne!(assert_found::<Slab>(Mistake::ClaimAnySerial, "points", "claim of a stale handle").corrupt, 0);
 }
 
 #[test]
 fn a_release_in_two_steps() {
-    assert_found::<Slab>(Mistake::ReleaseInTwoSteps, "points", "last release");
+    assert_ne!(assert_found::<Slab>(Mistake::ReleaseInTwoSteps, "points", "last release").corrupt, 0);
 }
 
 #[test]
