@@ -70,7 +70,12 @@ impl Forked {
     }
 
     /// Waits until it is dead, by itself or killed by somebody, and leaves it a zombie.
-    pub fn await_death(&self) -> WaitStatus {
+    pub fn await_death(&self) {
+        self.death();
+    }
+
+    /// The same; says how it died.
+    pub fn death(&self) -> WaitStatus {
         waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap()
     }
 

@@ -412,11 +412,7 @@ impl<A: Allocator> Stage<A> {
             work();
             raise(Signal::SIGKILL).unwrap();
         });
-        assert_eq!(
-            forked.await_death(),
-            WaitStatus::Signaled(forked.pid(), Signal::SIGKILL, false),
-            "it failed"
-        );
+        assert_eq!(forked.death(), WaitStatus::Signaled(forked.pid(), Signal::SIGKILL, false), "it failed");
         forked
     }
 
