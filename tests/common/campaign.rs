@@ -156,7 +156,7 @@ pub struct Figures {
     pub lost: u64,
     /// How often somebody alive could not go on.
     pub stuck: u64,
-    /// The first few, in words.
+    /// The first few, in words; and what else is wrong with the campaign.
     pub reports: Vec<String>,
 }
 
@@ -182,8 +182,13 @@ impl Figures {
         }
     }
 
+    /// The campaign itself is not what it is to be.
+    pub fn complain(&mut self, what: String) {
+        self.reports.push(what);
+    }
+
     pub fn is_clean(&self) -> bool {
-        self.corrupt + self.lost + self.stuck == 0
+        self.corrupt + self.lost + self.stuck == 0 && self.reports.is_empty()
     }
 
     pub fn add(&mut self, other: Self) {

@@ -23,7 +23,7 @@ pub const MOST_SHARED: usize = 60;
 
 const MAILBOXES: usize = 16;
 const STALE: usize = 64;
-/// So many objects, and so many claims, a ledger looks back.
+/// So many objects, claims or processes a ledger looks back.
 const LEDGER: usize = 1 << 18;
 
 /// What the workers are to do.
@@ -32,6 +32,12 @@ pub const RUN: u32 = 0;
 pub const PARK: u32 = 1;
 /// Give all back, and end.
 pub const LEAVE: u32 = 2;
+
+/// How a process is to the [guarded](super::guarded) numbers.
+pub const NO_LOCK: u32 = 0;
+/// It may have the lock, and does not say so beside it.
+pub const WANTS_LOCK: u32 = 1;
+pub const HAS_LOCK: u32 = 2;
 
 #[repr(C)]
 pub struct Shared {
@@ -46,6 +52,11 @@ pub struct Shared {
     objects: AtomicU64,
     destroyed: [AtomicU64; LEDGER],
     claimed: [AtomicU64; LEDGER],
+    doomed: [AtomicU64; LEDGER],
+    /// Orphaned locks beside which nobody stood.
+    orphans: AtomicU64,
+    /// How many of these there may have been at most.
+    possible_orphans: AtomicU64,
 }
 
 /// What is known of one process.
@@ -54,6 +65,10 @@ pub struct Seat {
     /// Grows with everything that it does.
     pub progress: AtomicU64,
     pub seed: AtomicU64,
+    /// No other process has it.
+    pub number: AtomicU64,
+    /// How it is to the lock.
+    pub lock: AtomicU32,
     /// What it is at.
     pub operation: AtomicU32,
     /// It has said what it holds.
@@ -100,12 +115,14 @@ pub enum Deed {
     Pinned,
     Grown,
     FoundPinned,
+    Locked,
+    FoundOrphan,
     Left,
     Audited,
 }
 
 impl Deed {
-    pub const NAMES: [&str; 14] = [
+    pub const NAMES: [&str; 16] = [
         "operations",
         "attached",
         "allocated",
@@ -118,6 +135,8 @@ impl Deed {
         "pinned",
         "grown",
         "found pinned",
+        "locked",
+        "found orphaned",
         "left",
         "audited",
     ];
@@ -201,6 +220,10 @@ impl Shared {
         self.deeds[deed as usize].fetch_add(1, SeqCst);
     }
 
+    pub fn operations(&self) -> u64 {
+        self.deeds[Deed::Operation as usize].load(SeqCst)
+    }
+
     /// How often what was done, in words.
     pub fn deeds(&self) -> String {
         let counts = Deed::NAMES.iter().zip(&self.deeds);
@@ -247,6 +270,34 @@ impl Shared {
         self.stale[place % STALE].put(kind, bits);
     }
 
+    /// In the driver: this process is about to be killed.
+    pub fn doom(&self, seat: usize) {
+        let number = self.seats[seat].number.load(SeqCst);
+        self.doomed[number as usize % LEDGER].store(number, SeqCst);
+    }
+
+    /// A lock has been left by a dead one: this one, if it has said that it had the lock, or one that was killed before it
+    /// could say so.
+    pub fn judge_orphan(&self, holder: u64) {
+        self.count(Deed::FoundOrphan);
+        if holder == 0 {
+            self.orphans.fetch_add(1, SeqCst);
+        } else {
+            let is_doomed = self.doomed[holder as usize % LEDGER].load(SeqCst) == holder;
+            assert!(is_doomed, "process {holder} was robbed of its lock");
+        }
+    }
+
+    /// It is left as it is, so that it is found once more.
+    pub fn note_orphan(&self) {
+        self.possible_orphans.fetch_add(1, SeqCst);
+    }
+
+    /// In the driver, once all are buried: whether each lock that was orphaned had been held by one that was killed.
+    pub fn are_orphans_possible(&self) -> bool {
+        self.orphans.load(SeqCst) <= self.possible_orphans.load(SeqCst)
+    }
+
     /// A handle that has been claimed, or a mixture of two that have been.
     pub fn stale(&self, place: usize) -> (Kind, u128) {
         self.stale[place % STALE].get()
@@ -280,7 +331,10 @@ impl Shared {
         }
         let seat = &self.seats[index];
         seat.forget_tallies();
-        for word in [&seat.operation, &seat.command, &seat.complaint] {
+        if seat.lock.load(SeqCst) == WANTS_LOCK {
+            self.note_orphan();
+        }
+        for word in [&seat.operation, &seat.command, &seat.complaint, &seat.lock] {
             word.store(0, SeqCst);
         }
         seat.progress.store(0, SeqCst);

@@ -61,6 +61,8 @@ struct Supervisor<'b, A> {
     /// Killed, dying or dead, and to be reaped after so many other kills.
     killed: Vec<(Watched, u64)>,
     kills: u64,
+    /// Number of the process that was forked last.
+    number: u64,
     allocator: PhantomData<A>,
 }
 
@@ -77,6 +79,7 @@ pub fn torture<A: Allocator>(board: &Shared, seed: u64, time: Duration) -> Figur
         auditor: None,
         killed: Vec::new(),
         kills: 0,
+        number: 0,
         allocator: PhantomData,
     };
     let start = Instant::now();
@@ -97,6 +100,8 @@ impl<A: Allocator> Supervisor<'_, A> {
         self.board.clear_seat(seat);
         let seed = self.random.next();
         self.board.seats[seat].seed.store(seed, SeqCst);
+        self.number += 1;
+        self.board.seats[seat].number.store(self.number, SeqCst);
         let (board, plan) = (self.board, &self.plan);
         let process = Forked::spawn(|| {
             if seat == AUDITOR {
@@ -215,6 +220,9 @@ impl<A: Allocator> Supervisor<'_, A> {
         self.bury(true)?;
         self.call_auditor();
         self.tell(AUDIT_ALONE)?;
+        if !self.board.are_orphans_possible() {
+            return Err((Wrong::Corrupt, "a lock was orphaned, and nobody has died".to_owned()));
+        }
         if self.random.below(2) == 0 { self.dismiss(LEAVE_IT) } else { Ok(()) }
     }
 
@@ -267,8 +275,14 @@ impl<A: Allocator> Supervisor<'_, A> {
 
     /// Kills any of the workers, and leaves it unburied for so many other kills.
     fn kill_one(&mut self, left: u64) {
-        let Some(victim) = self.choose() else { return };
-        let victim = self.workers.swap_remove(victim);
+        if let Some(victim) = self.choose() {
+            self.kill(victim, left);
+        }
+    }
+
+    fn kill(&mut self, worker: usize, left: u64) {
+        let victim = self.workers.swap_remove(worker);
+        self.board.doom(victim.seat);
         victim.process.signal(Signal::SIGKILL);
         self.killed.push((victim, left));
     }
@@ -290,14 +304,13 @@ impl<A: Allocator> Supervisor<'_, A> {
         if self.random.below(2) == 0 {
             self.workers[victim].process.signal(Signal::SIGCONT);
         } else {
-            let victim = self.workers.swap_remove(victim);
-            victim.process.signal(Signal::SIGKILL);
-            self.killed.push((victim, 0));
+            self.kill(victim, 0);
         }
     }
 
     fn replace_auditor(&mut self) {
         if let Some(auditor) = self.auditor.take_if(|auditor| !auditor.is_spared()) {
+            self.board.doom(AUDITOR);
             auditor.process.kill_to_zombie();
             self.killed.push((auditor, 0));
         }
