@@ -53,10 +53,8 @@ pub struct Shared {
     destroyed: [AtomicU64; LEDGER],
     claimed: [AtomicU64; LEDGER],
     doomed: [AtomicU64; LEDGER],
-    /// Orphaned locks beside which nobody stood.
-    orphans: AtomicU64,
-    /// How many of these there may have been at most.
-    possible_orphans: AtomicU64,
+    /// How many have been buried who may have had the lock.
+    buried: AtomicU64,
 }
 
 /// What is known of one process.
@@ -276,26 +274,28 @@ impl Shared {
         self.doomed[number as usize % LEDGER].store(number, SeqCst);
     }
 
-    /// A lock has been left by a dead one: this one, if it has said that it had the lock, or one that was killed before it
-    /// could say so.
-    pub fn judge_orphan(&self, holder: u64) {
+    fn is_doomed(&self, number: u64) -> bool {
+        self.doomed[number as usize % LEDGER].load(SeqCst) == number
+    }
+
+    /// How many have been buried up to now who may have had the lock.
+    pub fn buried(&self) -> u64 {
+        self.buried.load(SeqCst)
+    }
+
+    /// A lock has been left by a dead one: by the holder, if it has said that it had the lock, or by one that was
+    /// killed before it could say so, and either is still unburied or was buried later than so many others.
+    pub fn judge_orphan(&self, holder: u64, buried: u64) {
         self.count(Deed::FoundOrphan);
-        if holder == 0 {
-            self.orphans.fetch_add(1, SeqCst);
-        } else {
-            let is_doomed = self.doomed[holder as usize % LEDGER].load(SeqCst) == holder;
-            assert!(is_doomed, "process {holder} was robbed of its lock");
+        if holder != 0 {
+            assert!(self.is_doomed(holder), "process {holder} was robbed of its lock");
+            return;
         }
-    }
-
-    /// It is left as it is, so that it is found once more.
-    pub fn note_orphan(&self) {
-        self.possible_orphans.fetch_add(1, SeqCst);
-    }
-
-    /// In the driver, once all are buried: whether each lock that was orphaned had been held by one that was killed.
-    pub fn are_orphans_possible(&self) -> bool {
-        self.orphans.load(SeqCst) <= self.possible_orphans.load(SeqCst)
+        let may_have_it =
+            |seat: &Seat| seat.lock.load(SeqCst) == WANTS_LOCK && self.is_doomed(seat.number.load(SeqCst));
+        // Who is buried meanwhile is counted first, and then leaves its seat.
+        let has_left_it = self.seats.iter().any(may_have_it) || self.buried() > buried;
+        assert!(has_left_it, "orphaned, and nobody has died who wanted the lock");
     }
 
     /// A handle that has been claimed, or a mixture of two that have been.
@@ -332,7 +332,7 @@ impl Shared {
         let seat = &self.seats[index];
         seat.forget_tallies();
         if seat.lock.load(SeqCst) == WANTS_LOCK {
-            self.note_orphan();
+            self.buried.fetch_add(1, SeqCst);
         }
         for word in [&seat.operation, &seat.command, &seat.complaint, &seat.lock] {
             word.store(0, SeqCst);

@@ -22,13 +22,15 @@ shareable! {
     pub struct Guarded {
         /// Number of the process that has the lock, 0 for none.
         holder: AtomicU64,
+        /// How many had been [buried](super::board::Shared::buried) when it took the lock.
+        buried: AtomicU64,
         pair: Mutex<Pair>,
     }
 }
 
 impl Guarded {
     pub fn new() -> Self {
-        Self { holder: AtomicU64::new(0), pair: Mutex::new(Pair::of(0)) }
+        Self { holder: AtomicU64::new(0), buried: AtomicU64::new(0), pair: Mutex::new(Pair::of(0)) }
     }
 
     /// Locks the numbers, and changes them for a while; or leaves them orphaned, if they are.
@@ -44,10 +46,9 @@ impl Guarded {
                 Ok(())
             }
             Err(LockError::Orphaned(orphaned)) => {
-                board.judge_orphan(self.holder.load(SeqCst));
-                if random.below(4) == 0 {
-                    board.note_orphan();
-                } else {
+                board.judge_orphan(self.holder.load(SeqCst), self.buried.load(SeqCst));
+                // Left as it is, it is found once more.
+                if random.below(4) != 0 {
                     self.holder.store(seat.number.load(SeqCst), SeqCst);
                     self.change_locked(orphaned.replace(Pair::of(random.next())), random);
                 }
@@ -62,6 +63,7 @@ impl Guarded {
 
     fn change_locked(&self, mut guard: MutexGuard<'_, Pair>, random: &mut Random) {
         let seat = board().own_seat();
+        self.buried.store(board().buried(), SeqCst);
         seat.lock.store(HAS_LOCK, SeqCst);
         let Pair { first, second } = *guard;
         assert_eq!(first, second, "half-written");
