@@ -1,6 +1,6 @@
 //! Processes that do everything at random with one segment, and are killed at random
 //!
-//! Eight workers allocate, free, leak, claim, share, publish, grow, check, attach and detach, in an order that follows from
+//! Eight workers allocate, free, leak, claim, share, publish, lock, grow, check, attach and detach, in an order that follows from
 //! a seed. The supervisor kills them at any moment: one, several, or all at once, some of them stopped before, some left
 //! as zombies; and forks others in their place. Now and then all are made to stop, or all are killed, and an
 //! auditor settles accounts: what is in use is what the living say that they hold, what has a name and what was leaked;
@@ -21,6 +21,7 @@ mod common;
 mod torture {
     pub mod auditor;
     pub mod board;
+    pub mod guarded;
     pub mod objects;
     pub mod plan;
     pub mod supervisor;
@@ -29,10 +30,10 @@ mod torture {
 
 use common::Parent;
 use common::arena::Allocator;
-use common::campaign::{self, Board, Figures, Wrong};
+use common::campaign::{self, Board, Figures};
 use shmem_bind::{Bump, Slab, Tlsf};
 use std::env;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use torture::board::{Deed, Shared};
 use torture::supervisor;
 
@@ -49,10 +50,12 @@ fn child() {
 /// The driver, for an allocator: some seconds at a time, so that it is heard of.
 fn drive<A: Allocator>(parent: &mut Parent) {
     const TURN: u64 = 20;
+    /// In so many operations everything is done, also what is seldom.
+    const MANY: u64 = 500_000;
     let mut figures = Figures::default();
     let mut omitted = Deed::NAMES.to_vec();
-    let seconds: u64 = parent.argument(0).parse().unwrap();
-    let mut left = seconds;
+    let mut left: u64 = parent.argument(0).parse().unwrap();
+    let (mut operations, start) = (0, Instant::now());
     let mut seed: u64 = parent.argument(1).parse().unwrap();
     while left > 0 && figures.is_clean() {
         let turn = left.min(TURN);
@@ -62,12 +65,18 @@ fn drive<A: Allocator>(parent: &mut Parent) {
         campaign::progress(parent, &format!("torture {}: seed {seed}, {figures}", A::NAME));
         campaign::progress(parent, &format!("    {}", board.deeds()));
         omitted.retain(|deed| board.omitted().contains(deed));
+        operations += board.operations();
         left -= turn;
         seed += 1;
     }
-    if figures.is_clean() && seconds >= TURN && !omitted.is_empty() {
+    let rate = figures.points as f64 / start.elapsed().as_secs_f64();
+    campaign::progress(
+        parent,
+        &format!("torture {}: {operations} operations, {rate:.0} kills per second", A::NAME),
+    );
+    if figures.is_clean() && operations >= MANY && !omitted.is_empty() {
         // Of what was never done nothing has been shown.
-        figures.report(Wrong::Lost, format!("torture {}: never {}", A::NAME, omitted.join(", ")));
+        figures.complain(format!("torture {}: never {}", A::NAME, omitted.join(", ")));
     }
     figures.tell(parent);
 }

@@ -186,7 +186,8 @@ shareable! {
     }
 }
 
-const fn seal(id: u64, mark: u64) -> u64 {
+/// A word that shows that an object is whole and lives; never 0.
+pub const fn seal(id: u64, mark: u64) -> u64 {
     (id ^ mark.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 

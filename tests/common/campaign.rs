@@ -12,7 +12,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Pid, fork, getpid};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
@@ -24,6 +24,8 @@ use std::ptr::NonNull;
 pub struct Forked {
     pid: Pid,
     is_reaped: bool,
+    /// Whose child it is.
+    parent: Pid,
 }
 
 impl Forked {
@@ -34,7 +36,7 @@ impl Forked {
         let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
         assert!(threads <= 2, "the driver has a thread too many");
         match unsafe { fork() }.unwrap() {
-            ForkResult::Parent { child } => Self { pid: child, is_reaped: false },
+            ForkResult::Parent { child } => Self::adopted(child),
             ForkResult::Child => {
                 let is_done = prctl::set_pdeathsig(Signal::SIGKILL).is_ok()
                     && catch_unwind(AssertUnwindSafe(work)).is_ok();
@@ -45,8 +47,8 @@ impl Forked {
     }
 
     /// One that somebody else has forked, and that has become this process's child since.
-    pub const fn adopted(pid: Pid) -> Self {
-        Self { pid, is_reaped: false }
+    pub fn adopted(pid: Pid) -> Self {
+        Self { pid, is_reaped: false, parent: getpid() }
     }
 
     pub const fn pid(&self) -> Pid {
@@ -113,8 +115,8 @@ impl Forked {
 
 impl Drop for Forked {
     fn drop(&mut self) {
-        // In a forked sibling it is nobody's child, and both fail.
-        if !self.is_reaped && kill(self.pid, Signal::SIGKILL).is_ok() {
+        // What a sibling inherits it is not responsible for.
+        if !self.is_reaped && self.parent == getpid() && kill(self.pid, Signal::SIGKILL).is_ok() {
             self.reap();
         }
     }
@@ -159,7 +161,7 @@ pub struct Figures {
     pub lost: u64,
     /// How often somebody alive could not go on.
     pub stuck: u64,
-    /// The first few, in words.
+    /// The first few, in words; and what else is wrong with the campaign.
     pub reports: Vec<String>,
 }
 
@@ -185,8 +187,13 @@ impl Figures {
         }
     }
 
+    /// The campaign itself is not what it is to be.
+    pub fn complain(&mut self, what: String) {
+        self.reports.push(what);
+    }
+
     pub fn is_clean(&self) -> bool {
-        self.corrupt + self.lost + self.stuck == 0
+        self.corrupt + self.lost + self.stuck == 0 && self.reports.is_empty()
     }
 
     pub fn add(&mut self, other: Self) {
@@ -231,7 +238,8 @@ pub fn progress(parent: &mut Parent, what: &str) {
 #[track_caller]
 pub fn run(role: &str, arguments: &[&str]) -> Figures {
     let driver = Child::spawn(role, arguments);
-    let _tidy = Tidy(driver.pid());
+    // The driver is to be dead before its files are removed, so it is dropped first.
+    let (_tidy, driver) = (Tidy(driver.pid()), driver);
     let mut figures = Figures::default();
     loop {
         let line = driver.hear();

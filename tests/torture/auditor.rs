@@ -4,6 +4,7 @@
 //! unless the round is one in which nobody is.
 
 use super::board::{AUDITOR, Deed, Shared, assert_kept};
+use super::guarded::{self, Guarded};
 use super::objects::{Held, Thing, check_name, handle_of};
 use super::plan::Plan;
 use super::worker::number;
@@ -172,6 +173,11 @@ impl<A: Allocator> Auditor<'_, A> {
         let entries = entries(&self.arena);
         let mut named = BTreeSet::new();
         for entry in &entries {
+            if entry.name() == guarded::NAME {
+                assert_kept!(entry.holders() == 0, "held by nobody: {entry:?}");
+                self.lock();
+                continue;
+            }
             let object = self.arena.find::<Thing>(entry.name()).unwrap();
             check_name(entry.name(), &object);
             let expected = holders.get(&object.id()).copied().unwrap_or(0);
@@ -186,6 +192,12 @@ impl<A: Allocator> Auditor<'_, A> {
         self.arena.check().unwrap();
     }
 
+    /// Nobody alive has the lock, so it need not be waited for.
+    fn lock(&mut self) {
+        let object = self.arena.find::<Guarded>(guarded::NAME).unwrap();
+        object.change(&mut self.random, Duration::ZERO).unwrap();
+    }
+
     /// Of the segment that it has been attached to, and of that which has the name.
     fn audit_alone(mut self) -> Self {
         self.give_back();
@@ -193,7 +205,7 @@ impl<A: Allocator> Auditor<'_, A> {
         let Self { board, plan, random, arena, .. } = self;
         drop(arena);
         // Now also what an allocator gives back only to who is alone.
-        let again = Self { board, arena: open(&plan), plan, random, held: Vec::new() };
+        let mut again = Self { board, arena: open(&plan), plan, random, held: Vec::new() };
         again.settle();
         assert_kept!(again.prepare(), "there is no memory in an empty arena");
         let used = again.arena.usage().unwrap().used;
@@ -205,9 +217,12 @@ impl<A: Allocator> Auditor<'_, A> {
     }
 
     /// Nobody else is attached, nothing is held.
-    fn settle(&self) {
+    fn settle(&mut self) {
+        self.arena.sweep().unwrap();
+        if entries(&self.arena).iter().any(|entry| entry.name() == guarded::NAME) {
+            self.lock();
+        }
         let arena = &self.arena;
-        arena.sweep().unwrap();
         arena.check().unwrap();
         let count = arena.conf().attachment_count();
         assert_kept!(count == 1, "{count} are attached");
@@ -226,6 +241,9 @@ impl<A: Allocator> Auditor<'_, A> {
             self.board.advance();
         }
         for entry in &entries {
+            if entry.name() == guarded::NAME {
+                continue;
+            }
             if entry.is_pinned() {
                 check_name(entry.name(), &arena.find::<Thing>(entry.name()).unwrap());
                 continue;

@@ -23,7 +23,7 @@ pub const MOST_SHARED: usize = 60;
 
 const MAILBOXES: usize = 16;
 const STALE: usize = 64;
-/// So many objects, and so many claims, a ledger looks back.
+/// So many objects, claims or processes a ledger looks back.
 const LEDGER: usize = 1 << 18;
 
 /// What the workers are to do.
@@ -32,6 +32,12 @@ pub const RUN: u32 = 0;
 pub const PARK: u32 = 1;
 /// Give all back, and end.
 pub const LEAVE: u32 = 2;
+
+/// How a process is to the [guarded](super::guarded) numbers.
+pub const NO_LOCK: u32 = 0;
+/// It may have the lock, and does not say so beside it.
+pub const WANTS_LOCK: u32 = 1;
+pub const HAS_LOCK: u32 = 2;
 
 #[repr(C)]
 pub struct Shared {
@@ -46,6 +52,9 @@ pub struct Shared {
     objects: AtomicU64,
     destroyed: [AtomicU64; LEDGER],
     claimed: [AtomicU64; LEDGER],
+    doomed: [AtomicU64; LEDGER],
+    /// How many have been buried who may have had the lock.
+    buried: AtomicU64,
 }
 
 /// What is known of one process.
@@ -54,6 +63,10 @@ pub struct Seat {
     /// Grows with everything that it does.
     pub progress: AtomicU64,
     pub seed: AtomicU64,
+    /// No other process has it.
+    pub number: AtomicU64,
+    /// How it is to the lock.
+    pub lock: AtomicU32,
     /// What it is at.
     pub operation: AtomicU32,
     /// It has said what it holds.
@@ -100,12 +113,14 @@ pub enum Deed {
     Pinned,
     Grown,
     FoundPinned,
+    Locked,
+    FoundOrphan,
     Left,
     Audited,
 }
 
 impl Deed {
-    pub const NAMES: [&str; 14] = [
+    pub const NAMES: [&str; 16] = [
         "operations",
         "attached",
         "allocated",
@@ -118,6 +133,8 @@ impl Deed {
         "pinned",
         "grown",
         "found pinned",
+        "locked",
+        "found orphaned",
         "left",
         "audited",
     ];
@@ -201,6 +218,10 @@ impl Shared {
         self.deeds[deed as usize].fetch_add(1, SeqCst);
     }
 
+    pub fn operations(&self) -> u64 {
+        self.deeds[Deed::Operation as usize].load(SeqCst)
+    }
+
     /// How often what was done, in words.
     pub fn deeds(&self) -> String {
         let counts = Deed::NAMES.iter().zip(&self.deeds);
@@ -247,6 +268,36 @@ impl Shared {
         self.stale[place % STALE].put(kind, bits);
     }
 
+    /// In the driver: this process is about to be killed.
+    pub fn doom(&self, seat: usize) {
+        let number = self.seats[seat].number.load(SeqCst);
+        self.doomed[number as usize % LEDGER].store(number, SeqCst);
+    }
+
+    fn is_doomed(&self, number: u64) -> bool {
+        self.doomed[number as usize % LEDGER].load(SeqCst) == number
+    }
+
+    /// How many have been buried up to now who may have had the lock.
+    pub fn buried(&self) -> u64 {
+        self.buried.load(SeqCst)
+    }
+
+    /// A lock has been left by a dead one: by the holder, if it has said that it had the lock, or by one that was
+    /// killed before it could say so, and either is still unburied or was buried later than so many others.
+    pub fn judge_orphan(&self, holder: u64, buried: u64) {
+        self.count(Deed::FoundOrphan);
+        if holder != 0 {
+            assert!(self.is_doomed(holder), "process {holder} was robbed of its lock");
+            return;
+        }
+        let may_have_it =
+            |seat: &Seat| seat.lock.load(SeqCst) == WANTS_LOCK && self.is_doomed(seat.number.load(SeqCst));
+        // Who is buried meanwhile is counted first, and then leaves its seat.
+        let has_left_it = self.seats.iter().any(may_have_it) || self.buried() > buried;
+        assert!(has_left_it, "orphaned, and nobody has died who wanted the lock");
+    }
+
     /// A handle that has been claimed, or a mixture of two that have been.
     pub fn stale(&self, place: usize) -> (Kind, u128) {
         self.stale[place % STALE].get()
@@ -280,7 +331,10 @@ impl Shared {
         }
         let seat = &self.seats[index];
         seat.forget_tallies();
-        for word in [&seat.operation, &seat.command, &seat.complaint] {
+        if seat.lock.load(SeqCst) == WANTS_LOCK {
+            self.buried.fetch_add(1, SeqCst);
+        }
+        for word in [&seat.operation, &seat.command, &seat.complaint, &seat.lock] {
             word.store(0, SeqCst);
         }
         seat.progress.store(0, SeqCst);

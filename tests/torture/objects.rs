@@ -3,8 +3,10 @@
 //! Whoever gets one by a handle or a name can check it: all that is needed stands in it.
 
 use super::board::board;
-use crate::common::arena::Random;
-use shmem_bind::{Arena, Handle, HandleError, LeakedObject, RegionAllocator, ShmemArc, ShmemBox, shareable};
+use crate::common::arena::{Random, random_len, seal};
+use shmem_bind::{
+    AllocError, Arena, Handle, HandleError, LeakedObject, RegionAllocator, ShmemArc, ShmemBox, shareable,
+};
 use std::mem::MaybeUninit;
 
 shareable! {
@@ -16,10 +18,6 @@ shareable! {
         mark: u64,
         seal: u64,
     }
-}
-
-const fn seal(id: u64, mark: u64) -> u64 {
-    (id ^ mark.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
 impl Thing {
@@ -129,17 +127,9 @@ pub enum Held {
     Raw(ShmemBox<MaybeUninit<[u64; 100]>>),
 }
 
-/// The length of a random object: mostly below 2000 bytes, and now and then up to 50,000.
-fn random_len(random: &mut Random) -> usize {
-    if random.below(50) == 0 { random.index(50_001) } else { random.index(2000) }
-}
-
 impl Held {
     /// Allocates something, somehow.
-    pub fn alloc<A: RegionAllocator>(
-        arena: &Arena<A>,
-        random: &mut Random,
-    ) -> Result<Self, shmem_bind::AllocError> {
+    pub fn alloc<A: RegionAllocator>(arena: &Arena<A>, random: &mut Random) -> Result<Self, AllocError> {
         let first = random.next();
         Ok(match random.below(16) {
             0..3 => Self::Thing(arena.alloc(Thing::new(first % 100)).map_err(|rejected| rejected.error)?),
@@ -156,7 +146,7 @@ impl Held {
             }
             6..9 => {
                 let len = random_len(random);
-                Self::Bytes(arena.alloc_slice_with(len, |index| byte(first as u8, index))?)
+                Self::alloc_bytes(arena, len, random)?
             }
             9 => {
                 let bytes: Vec<u8> = (0..random.index(300)).map(|index| byte(first as u8, index)).collect();
@@ -180,6 +170,15 @@ impl Held {
             }
             _ => Self::Raw(arena.alloc_uninit()?),
         })
+    }
+
+    pub fn alloc_bytes<A: RegionAllocator>(
+        arena: &Arena<A>,
+        len: usize,
+        random: &mut Random,
+    ) -> Result<Self, AllocError> {
+        let first = random.next() as u8;
+        Ok(Self::Bytes(arena.alloc_slice_with(len, |index| byte(first, index))?))
     }
 
     /// That it is what it was when it was made.

@@ -2,8 +2,8 @@
 
 use crate::common::arena::Random;
 use shmem_bind::{
-    AllocError, ArenaError, Builder, BuilderWithSize, DirectoryError, HandleError, OrphanPolicy, ShmemError,
-    UnlinkPolicy,
+    AllocError, ArenaError, Builder, BuilderWithSize, DirectoryError, HandleError, LockFailure, OrphanPolicy,
+    ShmemError, UnlinkPolicy,
 };
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Plan {
         let patience = if random.below(6) == 0 { Duration::from_millis(2) } else { PATIENCE };
         // Ample, or so little that memory is short, or little at first.
         let (size, max_size) = match random.below(4) {
-            0 => (1 << 20, 1 << 20),
+            0 => (1 << 19, 1 << 19),
             1 => (1 << 20, 8 << 20),
             _ => (8 << 20, 8 << 20),
         };
@@ -58,6 +58,11 @@ impl Plan {
 
     pub fn attaching(&self) -> Builder {
         Builder::new(&self.name).timeout(self.patience).unlink_policy(self.unlink).orphan_policy(self.orphan)
+    }
+
+    /// Whether memory is to be short.
+    pub const fn is_small(&self) -> bool {
+        self.max_size < 1 << 20
     }
 
     /// For one that is to wait as long as it takes.
@@ -109,6 +114,11 @@ impl Plan {
             _ => false,
         };
         assert!(may_be, "{error:?}");
+    }
+
+    #[track_caller]
+    pub fn allow_lock(&self, error: LockFailure) {
+        assert!(error == LockFailure::Busy && self.may_be_busy(), "{error:?}");
     }
 
     #[track_caller]

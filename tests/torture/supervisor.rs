@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 
 /// Without any progress for so long, a process hangs.
 const HANG: Duration = Duration::from_secs(1);
-/// Late by more than this, the driver itself had to wait for a CPU.
-const LATE: Duration = Duration::from_millis(2);
+/// Late by more than this, the machine stood still.
+const LATE: Duration = Duration::from_millis(50);
+/// Without any progress for so long, a process may hang. Most are then spared until that is known.
+const SUSPECT: Duration = Duration::from_millis(4);
 
 /// A process, and how long it has been seen to make no progress.
 struct Watched {
@@ -28,9 +30,16 @@ struct Watched {
     seat: usize,
     progress: u64,
     idle: Duration,
+    /// It is killed also while it seems to hang, so that some die while they wait for something.
+    is_reckless: bool,
 }
 
 impl Watched {
+    /// It is not killed before it has gone on, or has been found to hang: killing it would hide that.
+    fn is_spared(&self) -> bool {
+        self.idle > SUSPECT && !self.is_reckless
+    }
+
     fn name(&self) -> String {
         if self.seat == AUDITOR { "auditor".to_owned() } else { format!("worker {}", self.seat) }
     }
@@ -52,6 +61,8 @@ struct Supervisor<'b, A> {
     /// Killed, dying or dead, and to be reaped after so many other kills.
     killed: Vec<(Watched, u64)>,
     kills: u64,
+    /// Number of the process that was forked last.
+    number: u64,
     allocator: PhantomData<A>,
 }
 
@@ -68,6 +79,7 @@ pub fn torture<A: Allocator>(board: &Shared, seed: u64, time: Duration) -> Figur
         auditor: None,
         killed: Vec::new(),
         kills: 0,
+        number: 0,
         allocator: PhantomData,
     };
     let start = Instant::now();
@@ -88,6 +100,8 @@ impl<A: Allocator> Supervisor<'_, A> {
         self.board.clear_seat(seat);
         let seed = self.random.next();
         self.board.seats[seat].seed.store(seed, SeqCst);
+        self.number += 1;
+        self.board.seats[seat].number.store(self.number, SeqCst);
         let (board, plan) = (self.board, &self.plan);
         let process = Forked::spawn(|| {
             if seat == AUDITOR {
@@ -96,18 +110,19 @@ impl<A: Allocator> Supervisor<'_, A> {
                 worker::work::<A>(board, seat, plan.clone());
             }
         });
-        Watched { process, seat, progress: 0, idle: Duration::ZERO }
+        let is_reckless = seat != AUDITOR && self.random.below(4) == 0;
+        Watched { process, seat, progress: 0, idle: Duration::ZERO, is_reckless }
     }
 
     /// Lets the others run for a while, and looks what they do.
     ///
     /// Who makes no progress for a second hangs. Not a second of the clock: the machine may stand still as a whole, or be so
-    /// busy that nobody gets a CPU. Only time counts that this process has been given when it was due, and not more of
-    /// it than it asked for.
+    /// busy that nobody gets a CPU. So of each turn no more counts than this process asked for, however late it was given
+    /// a CPU again: a second is at least five hundred turns, in which the others get theirs as well.
     fn look(&mut self, pause: Duration) -> Outcome {
         let before = Instant::now();
         thread::sleep(pause);
-        let was_on_time = before.elapsed() < pause + LATE;
+        let has_stood_still = before.elapsed() > pause + LATE;
         for watched in self.workers.iter_mut().chain(&mut self.auditor) {
             let seat = &self.board.seats[watched.seat];
             let (name, pid) = (watched.name(), watched.process.pid());
@@ -117,7 +132,7 @@ impl<A: Allocator> Supervisor<'_, A> {
             let progress = seat.progress.load(SeqCst);
             if progress != watched.progress || seat.is_parked.load(SeqCst) != 0 {
                 (watched.progress, watched.idle) = (progress, Duration::ZERO);
-            } else if was_on_time {
+            } else if !has_stood_still {
                 watched.idle += pause;
             }
             if watched.idle > HANG {
@@ -201,9 +216,7 @@ impl<A: Allocator> Supervisor<'_, A> {
         if self.random.below(2) == 0 {
             self.part()?;
         }
-        while !self.workers.is_empty() {
-            self.kill_one(0);
-        }
+        self.kill_all()?;
         self.bury(true)?;
         self.call_auditor();
         self.tell(AUDIT_ALONE)?;
@@ -215,7 +228,7 @@ impl<A: Allocator> Supervisor<'_, A> {
         let pause = if self.random.below(8) == 0 { Duration::ZERO } else { pause };
         self.look(pause)?;
         match self.random.below(100) {
-            0..3 => (0..WORKERS).for_each(|_| self.kill_one(0)),
+            0..3 => self.kill_all()?,
             3..10 => (0..2 + self.random.below(3)).for_each(|_| self.kill_one(0)),
             10..14 => self.stop_one(),
             14..20 => {
@@ -249,35 +262,52 @@ impl<A: Allocator> Supervisor<'_, A> {
         }
     }
 
-    /// Kills any of the workers, if there are some, and leaves it unburied for so many other kills.
+    /// Any of the workers that may be killed, if there are some.
+    fn choose(&mut self) -> Option<usize> {
+        let places = self.workers.iter().enumerate();
+        let places: Vec<_> =
+            places.filter(|(_, worker)| !worker.is_spared()).map(|(place, _)| place).collect();
+        if places.is_empty() { None } else { Some(places[self.random.index(places.len())]) }
+    }
+
+    /// Kills any of the workers, and leaves it unburied for so many other kills.
     fn kill_one(&mut self, left: u64) {
-        if self.workers.is_empty() {
-            return;
+        if let Some(victim) = self.choose() {
+            self.kill(victim, left);
         }
-        let victim = self.workers.swap_remove(self.random.index(self.workers.len()));
+    }
+
+    fn kill(&mut self, worker: usize, left: u64) {
+        let victim = self.workers.swap_remove(worker);
+        self.board.doom(victim.seat);
         victim.process.signal(Signal::SIGKILL);
         self.killed.push((victim, left));
     }
 
+    /// Kills all workers, once none of them seems to hang.
+    fn kill_all(&mut self) -> Outcome {
+        self.look_until(|this| Ok(!this.workers.iter().any(Watched::is_spared)))?;
+        while !self.workers.is_empty() {
+            self.kill_one(0);
+        }
+        Ok(())
+    }
+
     /// Stops one for a moment. It is alive, and keeps what it holds, also a lock: meanwhile nobody is judged.
     fn stop_one(&mut self) {
-        if self.workers.is_empty() {
-            return;
-        }
-        let victim = self.random.index(self.workers.len());
+        let Some(victim) = self.choose() else { return };
         self.workers[victim].process.signal(Signal::SIGSTOP);
         thread::sleep(Duration::from_micros(self.random.below(20_000)));
         if self.random.below(2) == 0 {
             self.workers[victim].process.signal(Signal::SIGCONT);
         } else {
-            let victim = self.workers.swap_remove(victim);
-            victim.process.signal(Signal::SIGKILL);
-            self.killed.push((victim, 0));
+            self.kill(victim, 0);
         }
     }
 
     fn replace_auditor(&mut self) {
-        if let Some(auditor) = self.auditor.take() {
+        if let Some(auditor) = self.auditor.take_if(|auditor| !auditor.is_spared()) {
+            self.board.doom(AUDITOR);
             auditor.process.kill_to_zombie();
             self.killed.push((auditor, 0));
         }

@@ -3,12 +3,13 @@
 //! What it does follows from its seed and from what the others do meanwhile.
 
 use super::board::{Deed, HOMES, LEAVE, MOST_SHARED, PARK, RUN, Shared};
+use super::guarded::{self, Guarded};
 use super::objects::{Held, Kind, Thing, check_name, handle_of, name, pinned_name};
 use super::plan::Plan;
 use crate::common::arena::Random;
 use shmem_bind::{
-    Arena, ArenaError, DirectoryError, OwnError, RegionAllocator, ShmemArc, ShmemBox, ShmemConf, ShmemError,
-    UnlinkPolicy,
+    AllocError, Arena, ArenaError, DirectoryError, LockFailure, OwnError, RegionAllocator, ShmemArc,
+    ShmemBox, ShmemConf, ShmemError, UnlinkPolicy,
 };
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
@@ -171,13 +172,15 @@ impl<A: RegionAllocator> Worker<'_, A> {
         let arena: &Arena<A> = arena;
         let number = self.random.below(NAMES);
         match operation {
-            ..20 => match Held::alloc(arena, &mut self.random) {
+            ..20 => match self.alloc(arena) {
                 Ok(object) => {
                     self.board.count(Deed::Allocated);
                     held.push(object);
                 }
                 Err(error) => {
-                    self.board.count(Deed::Short);
+                    if matches!(error, AllocError::OutOfMemory { .. }) {
+                        self.board.count(Deed::Short);
+                    }
                     self.plan.allow_alloc(error);
                     self.relieve(home);
                 }
@@ -222,7 +225,8 @@ impl<A: RegionAllocator> Worker<'_, A> {
                 Err(error) => self.plan.allow_name(error),
             },
             75..78 => self.make_exclusive(held, shared),
-            78..86 => {
+            78..82 => self.lock(arena),
+            82..86 => {
                 if let Some(object) = self.pick(shared) {
                     object.check();
                 }
@@ -232,6 +236,15 @@ impl<A: RegionAllocator> Worker<'_, A> {
             93 => self.pin(arena, shared),
             94..97 => self.look_from_outside(arena),
             97.. => self.change_hands(arena),
+        }
+    }
+
+    fn alloc(&mut self, arena: &Arena<A>) -> Result<Held, AllocError> {
+        // Where memory is to be short, somebody must take much of it.
+        if self.random.below(32) == 0 && self.plan.is_small() {
+            Held::alloc_bytes(arena, arena.size() / 4, &mut self.random)
+        } else {
+            Held::alloc(arena, &mut self.random)
         }
     }
 
@@ -344,6 +357,9 @@ impl<A: RegionAllocator> Worker<'_, A> {
             4 => {
                 for entry in arena.names() {
                     match entry {
+                        Ok(entry) if entry.name() == guarded::NAME => {
+                            assert!(entry.is::<Guarded>(), "{entry:?}")
+                        }
                         Ok(entry) => assert!(entry.is::<Thing>(), "{entry:?}"),
                         Err(error) => self.plan.allow_name(error),
                     }
@@ -381,6 +397,30 @@ impl<A: RegionAllocator> Worker<'_, A> {
                 let _ = (arena.reclaimed(), arena.conf().statistics(), arena.conf().payload());
                 assert!(arena.conf().attachment_count() > 0);
             }
+        }
+    }
+
+    /// Changes what all change, under its lock; makes it if it is not there.
+    fn lock(&mut self, arena: &Arena<A>) {
+        let object = match arena.find::<Guarded>(guarded::NAME) {
+            Ok(object) => object,
+            Err(DirectoryError::NotFound) => {
+                let object = match arena.alloc(Guarded::new()) {
+                    Ok(object) => ShmemBox::into_arc(object),
+                    Err(rejected) => return self.plan.allow_alloc(rejected.error),
+                };
+                match arena.publish_pinned(guarded::NAME, &object) {
+                    Ok(()) => object,
+                    Err(error) => return self.plan.allow_name(error),
+                }
+            }
+            Err(error) => return self.plan.allow_name(error),
+        };
+        let patience = if self.random.below(4) == 0 { Duration::ZERO } else { self.plan.patience };
+        match object.change(&mut self.random, patience) {
+            Ok(()) => self.board.count(Deed::Locked),
+            Err(LockFailure::Busy) if patience.is_zero() => {}
+            Err(error) => self.plan.allow_lock(error),
         }
     }
 
