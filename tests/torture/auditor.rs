@@ -207,8 +207,11 @@ impl<A: Allocator> Auditor<'_, A> {
         // Now also what an allocator gives back only to who is alone.
         let mut again = Self { board, arena: open(&plan), plan, random, held: Vec::new() };
         again.settle();
-        assert_kept!(again.prepare(), "there is no memory in an empty arena");
-        let used = again.arena.usage().unwrap().used;
+        let has_memory = again.prepare();
+        let Usage { blocks, used, .. } = again.arena.usage().unwrap();
+        // Bump gives back what lies behind the last block in use, which may be the table of names, at the very end.
+        let may_be_full = A::NAME == "bump" && blocks != 0;
+        assert_kept!(has_memory || may_be_full, "there is no memory in an empty arena");
         let empty = again.board.empty[1].load(SeqCst);
         let pinned = entries(&again.arena).len() as u64;
         // The table of names may have another size.
