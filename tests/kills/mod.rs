@@ -43,7 +43,7 @@ impl Extent {
     /// For a glance in passing: the beginning of each operation.
     pub const SHORT: Self = Self { most_steps: 3000, loud: 3000, every: 0 };
     /// All images, and some kills.
-    pub const LONG: Self = Self { most_steps: usize::MAX, loud: 40_000, every: 0 };
+    pub const LONG: Self = Self { most_steps: usize::MAX, loud: 15_000, every: 0 };
     /// All images, and kills at every instruction of short operations, and at every change of most others.
     pub const FULL: Self = Self { most_steps: usize::MAX, loud: 1_000_000, every: 250_000 };
 
@@ -144,7 +144,9 @@ impl<A: Allocator> Runner<A> {
     /// Kills a victim wherever it can be told from outside, or everywhere.
     pub fn kill_in(&mut self, scene: &Scene<A>, extent: Extent) -> String {
         let (steps, loud) = self.walk(scene, extent.most_steps);
-        let loud_stride = stride(steps, loud, extent.loud);
+        // Where there are no images, kills are all there is.
+        let budget = if scene.is_in_segment { extent.loud } else { extent.loud * 10 };
+        let loud_stride = stride(steps, loud, budget);
         let mut kills = self.kill_at(scene, steps, loud_stride, |step| step == Step::Loud);
         if extent.every != 0 {
             kills += self.kill_at(scene, steps, stride(steps, steps, extent.every), |_| true);
