@@ -207,10 +207,12 @@ impl<A: Allocator> Auditor<'_, A> {
         // Now also what an allocator gives back only to who is alone.
         let mut again = Self { board, arena: open(&plan), plan, random, held: Vec::new() };
         again.settle();
-        assert_kept!(again.prepare(), "there is no memory in an empty arena");
+        let has_memory = again.prepare();
         let used = again.arena.usage().unwrap().used;
         let empty = again.board.empty[1].load(SeqCst);
         let pinned = entries(&again.arena).len() as u64;
+        // What is pinned behind free memory may keep it.
+        assert_kept!(has_memory || pinned != 0 && !A::HOLES_ARE_USED, "there is no memory in an empty arena");
         // The table of names may have another size.
         assert_kept!(used.abs_diff(empty) <= 4096 + pinned * 256, "{used} bytes are in use and not {empty}");
         again
