@@ -5,7 +5,8 @@
 //! as zombies; and forks others in their place. Now and then all are made to stop, or all are killed, and an
 //! auditor settles accounts: what is in use is what the living say that they hold, what has a name and what was leaked;
 //! and when these are taken back, the arena is as empty as a new one. Objects show whether they live and whose they are, no
-//! destructor runs twice, no handle is claimed twice, and nobody hangs.
+//! destructor runs twice, no handle is claimed twice, and nobody hangs: most of those that seem to are spared until that is
+//! known. Two numbers under a lock are equal whenever somebody has locked them, and found orphaned only after a death.
 //!
 //! `SHMEM_BIND_SECONDS` is how long the long run takes, and `SHMEM_BIND_SEED` makes processes do the same once more,
 //! though not at the same moments:
@@ -50,8 +51,8 @@ fn child() {
 /// The driver, for an allocator: some seconds at a time, so that it is heard of.
 fn drive<A: Allocator>(parent: &mut Parent) {
     const TURN: u64 = 20;
-    /// In so many operations everything is done, also what is seldom.
-    const MANY: u64 = 500_000;
+    /// Until so many have been killed everything has been done, also what is seldom.
+    const MANY: u64 = 5000;
     let mut figures = Figures::default();
     let mut omitted = Deed::NAMES.to_vec();
     let mut left: u64 = parent.argument(0).parse().unwrap();
@@ -74,7 +75,7 @@ fn drive<A: Allocator>(parent: &mut Parent) {
         parent,
         &format!("torture {}: {operations} operations, {rate:.0} kills per second", A::NAME),
     );
-    if figures.is_clean() && operations >= MANY && !omitted.is_empty() {
+    if figures.is_clean() && figures.points >= MANY && !omitted.is_empty() {
         // Of what was never done nothing has been shown.
         figures.complain(format!("torture {}: never {}", A::NAME, omitted.join(", ")));
     }

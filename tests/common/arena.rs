@@ -18,21 +18,26 @@ pub trait Allocator: RegionAllocator {
     const NAME: &'static str;
     /// Whether a small object is allocated under a lock.
     const HAS_LOCK: bool;
+    /// Whether memory that is given back is used again wherever it lies.
+    const HOLES_ARE_USED: bool;
 }
 
 impl Allocator for Tlsf {
     const NAME: &'static str = "tlsf";
     const HAS_LOCK: bool = true;
+    const HOLES_ARE_USED: bool = true;
 }
 
 impl Allocator for Slab {
     const NAME: &'static str = "slab";
     const HAS_LOCK: bool = false;
+    const HOLES_ARE_USED: bool = true;
 }
 
 impl Allocator for Bump {
     const NAME: &'static str = "bump";
     const HAS_LOCK: bool = false;
+    const HOLES_ARE_USED: bool = false;
 }
 
 /// Waiting for a lock does not fail because the machine is busy, and does not hang for ever either.

@@ -28,7 +28,6 @@ macro_rules! with_each_allocator {
     };
 }
 
-#[cfg(target_arch = "x86_64")]
 pub mod tracer;
 pub mod worker;
 

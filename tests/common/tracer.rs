@@ -4,16 +4,12 @@
 //! thread all along, has a [`Tracer`] in between. Of a child that was forked, a [`Tracee`] is enough.
 
 use super::{Child, Parent};
-use nix::errno::Errno;
-use nix::libc;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, gettid};
 use std::ops::Deref;
-
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 /// In the child: runs the operation between two stops.
 pub fn traced(parent: &mut Parent, operation: impl FnOnce()) {
@@ -52,32 +48,6 @@ impl Tracee {
         while !matches!(wait(), Ok(WaitStatus::Signaled(..)) | Err(_)) {}
     }
 
-    /// Address of the instruction that comes next.
-    pub fn instruction(self) -> u64 {
-        // The first member of `user` is the registers.
-        let at = std::mem::offset_of!(libc::user_regs_struct, rip) as ptrace::AddressType;
-        ptrace::read_user(self.0, at).unwrap() as u64
-    }
-
-    /// Whether the instruction at this address makes a system call.
-    pub fn is_system_call(self, instruction: u64) -> bool {
-        let code = ptrace::read(self.0, instruction as ptrace::AddressType).unwrap();
-        code.to_ne_bytes()[..2] == SYSCALL
-    }
-
-    /// The number of the system call that the next instruction makes, if it makes one.
-    pub fn system_call(self) -> Option<u64> {
-        self.is_system_call(self.instruction()).then(|| ptrace::getregs(self.0).unwrap().rax)
-    }
-
-    /// Lets the system call that comes next fail, without making it.
-    pub fn fail_system_call(self, errno: Errno) {
-        let mut registers = ptrace::getregs(self.0).unwrap();
-        registers.rip += SYSCALL.len() as u64;
-        registers.rax = i64::from(-(errno as i32)) as u64;
-        ptrace::setregs(self.0, registers).unwrap();
-    }
-
     /// Executes one instruction; `false` if it was the last one of the operation.
     pub fn step(self) -> bool {
         ptrace::step(self.0, None).unwrap();
@@ -99,8 +69,46 @@ impl Tracee {
         ptrace::detach(self.0, None).unwrap();
     }
 
+    /// Leaves it stopped, untraced, as whoever is sent this signal.
+    pub fn leave_stopped(self) {
+        ptrace::detach(self.0, Signal::SIGSTOP).unwrap();
+    }
+
     fn wait(self) -> WaitStatus {
         waitpid(self.0, Some(WaitPidFlag::__WALL)).unwrap()
+    }
+}
+
+/// What depends on the machine.
+#[cfg(target_arch = "x86_64")]
+impl Tracee {
+    /// The instruction that makes a system call.
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+    /// Address of the instruction that comes next.
+    pub fn instruction(self) -> u64 {
+        // The first member of `user` is the registers.
+        let at = std::mem::offset_of!(nix::libc::user_regs_struct, rip) as ptrace::AddressType;
+        ptrace::read_user(self.0, at).unwrap() as u64
+    }
+
+    /// Whether the instruction at this address makes a system call.
+    pub fn is_system_call(self, instruction: u64) -> bool {
+        let code = ptrace::read(self.0, instruction as ptrace::AddressType).unwrap();
+        code.to_ne_bytes()[..2] == Self::SYSCALL
+    }
+
+    /// The number of the system call that the next instruction makes, if it makes one.
+    pub fn system_call(self) -> Option<u64> {
+        self.is_system_call(self.instruction()).then(|| ptrace::getregs(self.0).unwrap().rax)
+    }
+
+    /// Lets the system call that comes next fail, without making it.
+    pub fn fail_system_call(self, errno: nix::errno::Errno) {
+        let mut registers = ptrace::getregs(self.0).unwrap();
+        registers.rip += Self::SYSCALL.len() as u64;
+        registers.rax = i64::from(-(errno as i32)) as u64;
+        ptrace::setregs(self.0, registers).unwrap();
     }
 }
 

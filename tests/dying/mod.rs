@@ -6,8 +6,9 @@
 //! after that must notice ([`Stage::dead`]) and give all of it back.
 //!
 //! "Within 100 ms" is not left to how busy the machine is. A question that notices is one call; counted is the time
-//! that this call takes of its own, which is its processor time, and 20 ms, the longest sleep of a lock, for each time
-//! that it went to sleep. How long it took by the clock is measured too, and only told.
+//! that this call takes of its own, which is that by the clock without what the kernel says that it waited for a CPU. Where
+//! the kernel cannot be asked, because there is no `/proc`, it is its processor time, and 20 ms, the longest sleep of a lock,
+//! for each time that it went to sleep. How long it took by the clock is only told.
 
 #![allow(dead_code)]
 
@@ -28,6 +29,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use shmem_bind::{Origin, ShmemConf};
 use std::cell::Cell;
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -160,13 +162,18 @@ impl Court {
     /// The same, if its answer is one of these.
     fn timed_if<T>(&self, question: impl FnOnce() -> T, counts: impl FnOnce(&T) -> bool) -> T {
         let sleeps = || getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches();
-        let (start, slept, processor) = (Instant::now(), sleeps(), processor_time());
+        let before = waited();
+        let (slept, processor, start) = (sleeps(), processor_time(), Instant::now());
         let answer = question();
-        let (processor, slept, wall) = (processor_time() - processor, sleeps() - slept, start.elapsed());
+        let (wall, processor, slept) = (start.elapsed(), processor_time() - processor, sleeps() - slept);
+        let waited = before.and_then(|before| Some(waited()? - before));
         if !counts(&answer) {
             return answer;
         }
-        let own = processor.as_micros() as u32 + slept as u32 * SLEEP;
+        let own = match waited {
+            Some(waited) => wall.saturating_sub(waited).as_micros() as u32,
+            None => processor.as_micros() as u32 + slept as u32 * SLEEP,
+        };
         let index = self.tally.timed.fetch_add(1, SeqCst) as usize;
         if let (Some(own_time), Some(wall_time)) = (self.tally.own.get(index), self.tally.wall.get(index)) {
             own_time.store(own, SeqCst);
@@ -417,6 +424,12 @@ fn processor_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// How long this thread has been ready to run, and waited for a CPU; `None` if that stands nowhere.
+fn waited() -> Option<Duration> {
+    let statistics = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    statistics.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 fn has_adopted(conf: &ShmemConf) -> bool {

@@ -1,9 +1,8 @@
 //! Victims in the middle of an operation, with a lock: brought there step by step, by ptrace
 
 use super::{Kind, Pose, Stage, Victim, Way};
-use nix::sys::ptrace;
-use nix::sys::signal::{Signal, raise};
-use nix::sys::wait::{WaitStatus, waitpid};
+use crate::common::tracer::Tracee;
+use nix::sys::signal::Signal;
 
 /// Most instructions on the way to a lock.
 const FAR: u32 = 1_000_000;
@@ -14,18 +13,12 @@ impl<K: Kind> Stage<'_, K> {
     pub fn spawn_posing(&self, pose: Pose, instructions: u32) -> Victim {
         let number = self.number();
         let victim = self.spawn_with(|held, _| {
-            ptrace::traceme().unwrap();
-            raise(Signal::SIGSTOP).unwrap();
-            held.kind.operate(pose, number);
+            Tracee::between_stops(|| held.kind.operate(pose, number));
             unreachable!("it is killed before");
         });
-        let pid = victim.process.pid();
-        let wait = || waitpid(pid, None);
-        assert_eq!(wait(), Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP)));
-        let step = || {
-            ptrace::step(pid, None).unwrap();
-            assert_eq!(wait(), Ok(WaitStatus::Stopped(pid, Signal::SIGTRAP)));
-        };
+        let tracee = Tracee::new(victim.process.pid());
+        tracee.await_stop(Signal::SIGSTOP);
+        let step = || assert!(tracee.step(), "the operation is over");
         let is_there = (0..FAR).any(|_| {
             step();
             self.asker.is_busy(pose)
@@ -36,7 +29,7 @@ impl<K: Kind> Stage<'_, K> {
         }
         assert!(self.asker.is_busy(pose), "so many instructions are not under the lock");
         // From here on it is stopped as any process may be.
-        ptrace::detach(pid, Signal::SIGSTOP).unwrap();
+        tracee.leave_stopped();
         victim
     }
 

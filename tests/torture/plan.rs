@@ -26,7 +26,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(name: &str, random: &mut Random) -> Self {
+    /// The plan of this number. All sizes have their turn.
+    pub fn new(name: &str, number: u64, random: &mut Random) -> Self {
         let unlink = match random.below(8) {
             0 => UnlinkPolicy::LastDetach,
             1 => UnlinkPolicy::OwnerDrop,
@@ -39,7 +40,7 @@ impl Plan {
         };
         let patience = if random.below(6) == 0 { Duration::from_millis(2) } else { PATIENCE };
         // Ample, or so little that memory is short, or little at first.
-        let (size, max_size) = match random.below(4) {
+        let (size, max_size) = match number % 4 {
             0 => (1 << 19, 1 << 19),
             1 => (1 << 20, 8 << 20),
             _ => (8 << 20, 8 << 20),

@@ -61,6 +61,8 @@ struct Supervisor<'b, A> {
     /// Killed, dying or dead, and to be reaped after so many other kills.
     killed: Vec<(Watched, u64)>,
     kills: u64,
+    /// How many segments there have been, several of one name taken for one.
+    lives: u64,
     /// Number of the process that was forked last.
     number: u64,
     allocator: PhantomData<A>,
@@ -70,7 +72,7 @@ struct Supervisor<'b, A> {
 pub fn torture<A: Allocator>(board: &Shared, seed: u64, time: Duration) -> Figures {
     let name = TestName::new(A::NAME);
     let mut random = Random::seeded(seed);
-    let plan = Plan::new(&name, &mut random);
+    let plan = Plan::new(&name, 0, &mut random);
     let mut supervisor = Supervisor::<A> {
         board,
         random,
@@ -79,6 +81,7 @@ pub fn torture<A: Allocator>(board: &Shared, seed: u64, time: Duration) -> Figur
         auditor: None,
         killed: Vec::new(),
         kills: 0,
+        lives: 0,
         number: 0,
         allocator: PhantomData,
     };
@@ -187,7 +190,8 @@ impl<A: Allocator> Supervisor<'_, A> {
 
     /// A segment, or several of one name, from the beginning to the end.
     fn live(&mut self) -> Outcome {
-        self.plan = Plan::new(&self.plan.name, &mut self.random);
+        self.plan = Plan::new(&self.plan.name, self.lives, &mut self.random);
+        self.lives += 1;
         for _ in 0..=self.random.below(3) {
             self.round()?;
         }
