@@ -157,7 +157,8 @@ impl<T> Mutex<T> {
         let thread = own_thread();
         if self.lock.try_lock(holder) {
             self.thread.store(mark(holder, thread), Ordering::Relaxed);
-            return Ok(MutexGuard::new(Held { mutex: self, here, holder }));
+            // SAFETY: nobody held it, so by invariant 1 the value is valid; taken just now, by this one.
+            return Ok(unsafe { MutexGuard::new(Held { mutex: self, here, holder }) });
         }
         self.lock_contended(here, attached, thread, timeout)
     }
@@ -195,9 +196,13 @@ impl<T> Mutex<T> {
         self.thread.store(mark(holder, thread), Ordering::Relaxed);
         let held = Held { mutex: self, here, holder };
         match acquired {
-            Acquired::Clean => Ok(MutexGuard::new(held)),
+            // SAFETY: as in `lock_for`.
+            Acquired::Clean => Ok(unsafe { MutexGuard::new(held) }),
             #[cfg(planted)]
-            Acquired::OwnerDied if planted::is_planted(Mistake::OrphanAsWhole) => Ok(MutexGuard::new(held)),
+            // SAFETY: none; that is the mistake.
+            Acquired::OwnerDied if planted::is_planted(Mistake::OrphanAsWhole) => {
+                Ok(unsafe { MutexGuard::new(held) })
+            }
             Acquired::OwnerDied => Err(LockError::Orphaned(Orphaned::new(held))),
         }
     }
@@ -308,9 +313,12 @@ pub struct MutexGuard<'a, T>(
 unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<'a, T> MutexGuard<'a, T> {
-    /// Of a lock that is held, and whose value is valid.
+    /// Of a lock that is held.
+    ///
+    /// # Safety
+    /// It has not been given back, nobody else gives it back, and the value is valid.
     #[inline]
-    pub(super) const fn new(held: Held<'a, T>) -> Self {
+    pub(super) const unsafe fn new(held: Held<'a, T>) -> Self {
         Self(held)
     }
 }
@@ -320,7 +328,7 @@ impl<T> Deref for MutexGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: by invariant 3 it is valid and nobody else's.
+        // SAFETY: by invariant 3 it is valid and nobody else's, and by invariant 2 it lies in an attachment that stays.
         unsafe { &*self.0.mutex.as_ptr() }
     }
 }
@@ -328,7 +336,7 @@ impl<T> Deref for MutexGuard<'_, T> {
 impl<T> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: by invariant 3 it is valid and nobody else's.
+        // SAFETY: as in `deref`.
         unsafe { &mut *self.0.mutex.as_ptr() }
     }
 }

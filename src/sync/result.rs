@@ -1,4 +1,8 @@
 //! What comes of locking: a guard, or one of these
+//!
+//! # Safety
+//! Makes guards of orphans, whose bytes are a value by then.
+#![allow(unsafe_code)]
 
 use super::mutex::{Held, MutexGuard};
 use crate::error::{LockFailure, ShmemError};
@@ -95,12 +99,12 @@ impl<'a, T> Orphaned<'a, T> {
     }
 
     /// Puts another value in their place. What was there is not destroyed: its destructor would see it half-written.
-    #[allow(unsafe_code)]
     pub fn replace(self, value: T) -> MutexGuard<'a, T> {
         // SAFETY: within a segment, aligned; by invariant 1 nobody else uses the place. Killed in the middle, this process
         // holds the lock still.
         unsafe { self.as_ptr().write(value) };
-        self.into_guard()
+        // SAFETY: written just now.
+        unsafe { self.into_guard() }
     }
 
     /// Takes the bytes for a value, which any bytes are one of. It may be one that nobody has ever written: half an old
@@ -109,8 +113,8 @@ impl<'a, T> Orphaned<'a, T> {
     where
         T: AnyBitPattern,
     {
-        // By the contract of `AnyBitPattern` they are a valid value.
-        self.into_guard()
+        // SAFETY: by the contract of `AnyBitPattern` they are a valid value.
+        unsafe { self.into_guard() }
     }
 
     /// Takes the bytes for a value.
@@ -118,9 +122,9 @@ impl<'a, T> Orphaned<'a, T> {
     /// # Safety
     /// They are a valid `T`, and one that all the code of `T` can live with: somebody has looked at them, through
     /// [`as_ptr`](Self::as_ptr), or has put them right.
-    #[allow(unsafe_code)]
     pub unsafe fn assume_whole(self) -> MutexGuard<'a, T> {
-        self.into_guard()
+        // SAFETY: the caller promises it.
+        unsafe { self.into_guard() }
     }
 
     /// Says for good that the value cannot be put right: whoever locks from now on, in whichever process, gets
@@ -129,8 +133,11 @@ impl<'a, T> Orphaned<'a, T> {
         self.into_held().end(RawLock::give_up);
     }
 
-    fn into_guard(self) -> MutexGuard<'a, T> {
-        MutexGuard::new(self.into_held())
+    /// # Safety
+    /// The bytes are a valid value.
+    unsafe fn into_guard(self) -> MutexGuard<'a, T> {
+        // SAFETY: by invariant 1 it is held, and `self` gives it back no more; the caller promises the rest.
+        unsafe { MutexGuard::new(self.into_held()) }
     }
 
     fn into_held(self) -> Held<'a, T> {
