@@ -144,6 +144,8 @@ pub(crate) struct Attached {
     has_estate: AtomicBool,
     /// How long to wait for a lock that somebody alive holds.
     patience: Duration,
+    /// Locks of the dead that were taken over, before anybody has looked for what else these held.
+    takeovers: AtomicU64,
     pub(crate) private: PrivateMemory,
 }
 
@@ -191,6 +193,7 @@ impl Attached {
             keeps_name: AtomicBool::new(false),
             has_estate: AtomicBool::new(inherited),
             patience,
+            takeovers: AtomicU64::new(0),
             private: PrivateMemory::new(),
         }
     }
@@ -281,6 +284,18 @@ impl Attached {
         }
     }
 
+    /// How many locks were taken over from the dead since [`take_takeovers`](Self::take_takeovers). If any, somebody has
+    /// just been found dead who may have held more.
+    #[inline]
+    pub(crate) fn takeovers(&self) -> u64 {
+        self.takeovers.load(Ordering::Relaxed)
+    }
+
+    /// The same; they count no more.
+    pub(crate) fn take_takeovers(&self) -> u64 {
+        self.takeovers.swap(0, Ordering::Relaxed)
+    }
+
     /// Whether the slot's last tenant left objects, which nobody has given back yet.
     pub(crate) fn has_estate(&self) -> bool {
         self.has_estate.load(Ordering::Relaxed)
@@ -316,6 +331,10 @@ impl Roll for Attached {
             || tenancy == Tenancy::FREE
             || tenancy == Tenancy::DECEASED
             || tenancy.is_certainly_dead(self.own)
+    }
+
+    fn took_over(&self) {
+        self.takeovers.fetch_add(1, Ordering::Relaxed);
     }
 }
 

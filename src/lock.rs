@@ -177,6 +177,9 @@ impl Holder {
 pub(crate) trait Roll: Sync {
     /// Whether this attachment has certainly ended.
     fn is_gone(&self, holder: Holder) -> bool;
+
+    /// Is told that what a lock protects has been put right after its holder died, who may have held more.
+    fn took_over(&self) {}
 }
 
 /// What a new holder finds.

@@ -234,7 +234,7 @@ impl<A: RegionAllocator> Arena<A> {
         let mut result = Err(HandleError::Gone { offset });
         // Otherwise the block could be freed and its memory used for something else between looking and claiming.
         let held = A::hold_still(&heap, &mut || result = claim_block::<T>(attached, &heap, exports, &handle));
-        self.after(&heap);
+        self.after(attached);
         held?;
         let (start, len) = result?;
         // SAFETY: the claim has made the block exclusive to this attachment; by tag and length it holds a `T`.
@@ -261,7 +261,7 @@ impl<A: RegionAllocator> Arena<A> {
             Ok(block) => Ok(block),
             Err(error) => self.allocate_after(error, &heap, &request),
         };
-        self.after(&heap);
+        self.after(attached);
         let block = block?;
         Ok(attached.region.object(block.wrapping_add(BLOCK_HEADER_LEN), len, align)?)
     }

@@ -102,7 +102,7 @@ impl<A: RegionAllocator> Iterator for Leaked<'_, A> {
         };
         let mut object = None;
         let held = A::hold_still(&heap, &mut || object = next());
-        self.arena.after(&heap);
+        self.arena.after(attached);
         held.ok()?;
         self.from = from;
         object

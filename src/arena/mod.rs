@@ -190,12 +190,12 @@ impl<A: RegionAllocator> Arena<A> {
     /// [`ArenaError::Forked`], [`Busy`](ArenaError::Busy), [`NotRecoverable`](ArenaError::NotRecoverable),
     /// [`Damaged`](ArenaError::Damaged).
     pub fn usage(&self) -> Result<Usage, ArenaError> {
-        let (_, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
         let usage = A::usage(&heap);
-        if heap.takeovers() == 0 {
+        if attached.takeovers() == 0 {
             return Ok(usage?);
         }
-        self.after(&heap);
+        self.after(attached);
         // Without what the dead held.
         Ok(A::usage(&heap)?)
     }
@@ -237,7 +237,7 @@ impl<A: RegionAllocator> Arena<A> {
             return Err(ArenaError::AboveMaximum { asked, max });
         }
         let result = grow::<A>(attached, &heap, asked);
-        self.after(&heap);
+        self.after(attached);
         result
     }
 
@@ -249,7 +249,7 @@ impl<A: RegionAllocator> Arena<A> {
     pub fn check(&self) -> Result<(), ArenaError> {
         let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
         let result = check::<A>(attached, &heap);
-        self.after(&heap);
+        self.after(attached);
         Ok(result?)
     }
 }

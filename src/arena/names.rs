@@ -237,7 +237,7 @@ impl<A: RegionAllocator> Arena<A> {
             Ok(entered) => work(&entered),
             Err(error) => Err(error.into()),
         };
-        self.after(&heap);
+        self.after(attached);
         result
     }
 

@@ -102,12 +102,12 @@ impl<A: RegionAllocator> Arena<A> {
         reclaim::<A>(attached, &heap)
     }
 
-    /// After an operation on `heap`: if it has taken a lock over from one that died, gives back what else that one held.
+    /// After an operation: if it has taken a lock over from one that died, gives back what else that one held.
     /// The operation has what it wanted, so nobody is waited for: whoever is just using the directory leaves the rest to
     /// the next one.
     #[inline]
-    pub(super) fn after(&self, heap: &Heap<'_>) {
-        if heap.takeovers() != 0 {
+    pub(super) fn after(&self, attached: &Attached) {
+        if attached.takeovers() != 0 {
             self.after_takeover();
         }
     }
@@ -115,6 +115,7 @@ impl<A: RegionAllocator> Arena<A> {
     #[cold]
     fn after_takeover(&self) {
         let Some((attached, heap)) = self.parts() else { return };
+        attached.take_takeovers();
         attached.member().sweep_dead();
         // If it fails, what the dead held stays theirs, for the next one to try.
         let _: Result<Reclaimed, ArenaError> = reclaim::<A>(attached, &heap.impatient());
@@ -154,9 +155,12 @@ fn reclaim<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<R
     let mut reclaimed = Reclaimed::default();
     // There are two locks; whoever dies meanwhile, with a lock that another one takes over, is the other one's to find.
     for _ in 0..3 {
-        if heap.takeovers() != reclaimed.locks {
-            reclaimed.locks = heap.takeovers();
-            attached.member().sweep_dead();
+        match attached.take_takeovers() {
+            0 => {}
+            locks => {
+                reclaimed.locks = reclaimed.locks.saturating_add(locks);
+                attached.member().sweep_dead();
+            }
         }
         // What the last tenant of the own slot left is given back with what the others did.
         let inherited = if attached.has_estate() { attached.slot().map_or(0, Slot::bit) } else { 0 };
@@ -170,11 +174,10 @@ fn reclaim<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<R
             reclaimed.bytes = reclaimed.bytes.saturating_add(found.bytes);
             reclaimed.references = reclaimed.references.saturating_add(found.references);
         }
-        if heap.takeovers() == reclaimed.locks {
+        if attached.takeovers() == 0 {
             break;
         }
     }
-    reclaimed.locks = heap.takeovers();
     Ok(reclaimed)
 }
 

@@ -105,8 +105,6 @@ pub struct Heap<'a> {
     me: Holder,
     roll: &'a dyn Roll,
     patience: Duration,
-    /// How many locks were taken over from the dead, by this very operation.
-    takeovers: AtomicU64,
     /// In how many accesses this process is killed; see [`PlainHeap::kill_after`].
     #[cfg(test)]
     fuse: Option<&'a AtomicU64>,
@@ -128,7 +126,6 @@ impl<'a> Heap<'a> {
             me,
             roll,
             patience,
-            takeovers: AtomicU64::new(0),
             #[cfg(test)]
             fuse: None,
         }
@@ -334,15 +331,8 @@ impl<'a> Heap<'a> {
     /// Counts a lock of the dead whose data have been put right.
     #[cold]
     pub(crate) fn count_takeover(&self) {
-        self.takeovers.fetch_add(1, Ordering::Relaxed);
+        self.roll.took_over();
         self.control.takeovers.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many locks this operation has taken over from the dead. If any, somebody has just been found dead who may
-    /// have held more.
-    #[inline]
-    pub(crate) fn takeovers(&self) -> u64 {
-        self.takeovers.load(Ordering::Relaxed)
     }
 
     /// Changes the state of the block at `offset` by an event; gives the state before and after.
