@@ -199,8 +199,8 @@ impl<T> Mutex<T> {
             // SAFETY: as in `lock_for`.
             Acquired::Clean => Ok(unsafe { MutexGuard::new(held) }),
             #[cfg(planted)]
-            // SAFETY: none; that is the mistake.
             Acquired::OwnerDied if planted::is_planted(Mistake::OrphanAsWhole) => {
+                // SAFETY: none; that is the mistake.
                 Ok(unsafe { MutexGuard::new(held) })
             }
             Acquired::OwnerDied => Err(LockError::Orphaned(Orphaned::new(held))),
