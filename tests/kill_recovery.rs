@@ -5,7 +5,7 @@
 //! too, and each image that *it* leaves is judged by a third process: what the first held is given back once,
 //! whoever does it, and however often one who was at it dies.
 //!
-//! `cargo test --release --test kill_recovery -- --ignored --nocapture` is the full length: every image of every operation.
+//! `cargo test --release --test kill_recovery -- --ignored full_ --nocapture` is the full length: every image of every operation.
 #![cfg(target_arch = "x86_64")]
 #![allow(missing_docs)]
 

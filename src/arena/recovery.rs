@@ -88,17 +88,10 @@ impl<A: RegionAllocator> Arena<A> {
     /// # Errors
     /// As [`usage`](Self::usage).
     pub fn sweep(&self) -> Result<Reclaimed, ArenaError> {
-        let attached = self.conf.0.get().ok_or(ArenaError::Forked)?;
+        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
         if !attached.has_estate() && !attached.member().has_estates() {
             return Ok(Reclaimed::default());
         }
-        self.reclaim()
-    }
-
-    /// Gives back what those held of whom it is known that they died. Of several that are at it at once one is at
-    /// work, and when it is done the others find nothing left.
-    fn reclaim(&self) -> Result<Reclaimed, ArenaError> {
-        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
         reclaim::<A>(attached, &heap)
     }
 
@@ -116,20 +109,16 @@ impl<A: RegionAllocator> Arena<A> {
     fn after_takeover(&self) {
         let Some((attached, heap)) = self.parts() else { return };
         attached.take_takeovers();
-        attached.member().sweep_dead();
-        // If it fails, what the dead held stays theirs, for the next one to try.
-        let _: Result<Reclaimed, ArenaError> = reclaim::<A>(attached, &heap.impatient());
+        sweep_and_reclaim::<A>(attached, &heap.impatient());
     }
 
     /// Gives back what the dead held. If another process is just doing so, this waits for it, for both hold the
     /// directory's lock.
     #[cold]
     pub(super) fn wait_for_the_dead(&self) {
-        if let Some(attached) = self.conf.0.get() {
-            attached.member().sweep_dead();
+        if let Some((attached, heap)) = self.parts() {
+            sweep_and_reclaim::<A>(attached, &heap);
         }
-        // As above.
-        let _: Result<Reclaimed, ArenaError> = self.reclaim();
     }
 
     /// All that was given back of the dead since the arena was made, by any process. (If one died while it gave
@@ -148,8 +137,15 @@ impl<A: RegionAllocator> Arena<A> {
     }
 }
 
+/// Gives back what the dead held, as far as that can be done.
+fn sweep_and_reclaim<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) {
+    attached.member().sweep_dead();
+    // If it fails, what the dead held stays theirs, for the next one to try.
+    let _: Result<Reclaimed, ArenaError> = reclaim::<A>(attached, heap);
+}
+
 /// Gives back what the dead held of whom it is known that they died, and what those held who died with a lock that this takes
-/// over.
+/// over. Of several that are at it at once one is at work, and when it is done the others find nothing left.
 fn reclaim<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<Reclaimed, ArenaError> {
     let _entered = directory::<A>(attached, heap).enter()?;
     let mut reclaimed = Reclaimed::default();

@@ -9,9 +9,10 @@
 //!   living process gave up exactly once.
 
 use super::scenes::{Leaves, Scene};
-use super::stage::{MUTEX, Pair, Past, Sealed, Snapshot, Stage, ledger, mutex};
+use super::stage::{MUTEX, Past, Sealed, Snapshot, Stage, ledger, mutex};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{Forked, Wrong};
+use crate::common::pair::Pair;
 use nix::sys::wait::WaitStatus;
 use shmem_bind::sync::{LockError, LockFailure, Mutex};
 use shmem_bind::{Arena, Builder, Handle, Payload, ShmemArc, ShmemBox};
@@ -199,8 +200,8 @@ fn look_around<A: Allocator>(
 /// Locks what the dead may have locked, and puts it right.
 fn lock_and_unlock<A>(mutex: &Mutex<Pair>, scene: &Scene<A>) {
     match mutex.lock_for(Duration::from_secs(2)) {
-        Ok(guard) => assert_eq!(guard.left, guard.right, "half-written, and nobody says so"),
-        Err(LockError::Orphaned(orphaned)) => drop(orphaned.replace(Pair { left: 3, right: 3 })),
+        Ok(guard) => assert_eq!(guard.first, guard.second, "half-written, and nobody says so"),
+        Err(LockError::Orphaned(orphaned)) => drop(orphaned.replace(Pair::of(3))),
         Err(LockError::Failed(LockFailure::NotRecoverable)) if scene.leaves.contains(Leaves::GIVEN_UP) => {
             return;
         }
@@ -208,9 +209,9 @@ fn lock_and_unlock<A>(mutex: &Mutex<Pair>, scene: &Scene<A>) {
     }
     // Put right, it is so.
     let mut guard = must("lock", mutex.lock_for(Duration::from_secs(2)));
-    assert_eq!(guard.left, guard.right);
-    guard.left += 1;
-    guard.right += 1;
+    assert_eq!(guard.first, guard.second);
+    guard.first += 1;
+    guard.second += 1;
 }
 
 /// Takes all names, and all that was leaked, and gives it up; gives how many names are for ever.
@@ -276,7 +277,7 @@ pub fn judge_snapshot<A: Allocator>(
         // Afterwards its private memory is as it was: it counts the same references. What an allocator keeps there would be
         // of this image, and wrong in the next one; with such an allocator the observer judges real deaths only.
         restore();
-        caught(|| go_on(&holdings.arena, true))?;
+        caught(|| go_on(&holdings.arena))?;
     }
     restore();
     judge_by_newcomer(stage, scene)?;
@@ -286,16 +287,11 @@ pub fn judge_snapshot<A: Allocator>(
     }
 }
 
-/// What one does who was attached all along: before it sweeps, or after.
-fn go_on<A: Allocator>(arena: &Arena<A>, sweeps_last: bool) {
-    if sweeps_last {
-        progress(arena, "of the observer");
-    }
+/// What one does who was attached all along: goes on first, and looks after the dead then.
+fn go_on<A: Allocator>(arena: &Arena<A>) {
+    progress(arena, "of the observer");
     must("sweep", arena.sweep());
     must("check", arena.check());
-    if !sweeps_last {
-        progress(arena, "of the observer");
-    }
 }
 
 /// After a real death: lets those judge who were attached all along, and a new process, in either order; and brings the
@@ -306,7 +302,7 @@ pub fn judge_for_good<A: Allocator>(
     newcomer_first: bool,
 ) -> Result<(), Fault> {
     if let (Some(holdings), false) = (&stage.holdings, newcomer_first) {
-        caught(|| go_on(&holdings.arena, true))?;
+        caught(|| go_on(&holdings.arena))?;
     }
     judge_by_newcomer(&stage, scene)?;
     let Some(holdings) = stage.holdings.take() else {

@@ -1,8 +1,9 @@
 //! What is done, one operation a scene, and what may be different afterwards
 
-use super::stage::{Aligned, MAX_SIZE, MUTEX, Pair, Past, Sealed, attach, builder, ledger, mutex};
+use super::stage::{Aligned, MAX_SIZE, MUTEX, Past, Sealed, attach, builder, ledger, mutex};
 use super::stepper::Trace;
 use crate::common::arena::Allocator;
+use crate::common::pair::Pair;
 use bitflags::bitflags;
 use shmem_bind::sync::{LockError, Orphaned};
 use shmem_bind::{Builder, Handle, OwnedFd, ShmemArc, ShmemBox, ShmemConf};
@@ -378,20 +379,20 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let mutex = mutex(&victim.attach());
         victim.does(|| {
             let mut guard = orphaned(&mutex).recover();
-            (guard.left, guard.right) = (6, 6);
+            *guard = Pair::of(6);
         });
     });
     add("lock, change and unlock", Mutex, nothing, true, |victim| {
         let mutex = mutex(&victim.attach());
         victim.does(|| {
             let mut guard = mutex.lock().unwrap();
-            guard.left = 2;
-            guard.right = 2;
+            guard.first = 2;
+            guard.second = 2;
         });
     });
     add("lock what the dead had, and replace", MutexLocked, nothing, true, |victim| {
         let mutex = mutex(&victim.attach());
-        victim.does(|| drop(orphaned(&mutex).replace(Pair { left: 5, right: 5 })));
+        victim.does(|| drop(orphaned(&mutex).replace(Pair::of(5))));
     });
     add("lock what the dead had, and leave it", MutexLocked, nothing, true, |victim| {
         let mutex = mutex(&victim.attach());

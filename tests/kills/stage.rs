@@ -3,13 +3,13 @@
 use super::stepper::{Step, Stepper, View};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{self, Forked};
+use crate::common::pair::Pair;
 use crate::common::{TestName, path_of};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::WaitStatus;
 use shmem_bind::sync::Mutex;
 use shmem_bind::{
-    AnyBitPattern, Arena, Builder, BuilderWithSize, OwnedFd, SegmentId, ShmemArc, ShmemBox, ShmemConf,
-    ShmemError, shareable,
+    Arena, Builder, BuilderWithSize, OwnedFd, SegmentId, ShmemArc, ShmemBox, ShmemConf, ShmemError, shareable,
 };
 use std::collections::HashMap;
 use std::os::fd::AsRawFd;
@@ -153,19 +153,6 @@ shareable! {
         pub inner: Sealed,
     }
 }
-
-shareable! {
-    /// What a mutex protects: two that are equal, but while it is locked.
-    #[derive(Debug)]
-    #[repr(C)]
-    pub struct Pair {
-        pub left: u64,
-        pub right: u64,
-    }
-}
-
-// SAFETY: two numbers.
-unsafe impl AnyBitPattern for Pair {}
 
 pub const MUTEX: &str = "mutex";
 
@@ -374,7 +361,7 @@ impl<A: Allocator> Stage<A> {
             Past::HeapLocked => stage._dead.push(Self::die_in_heap(&name)),
             Past::DirectoryLocked => stage._dead.push(Self::die_in_directory(&name)),
             Past::Mutex | Past::MutexLocked => {
-                let object = holdings.arena.alloc(Mutex::new(Pair { left: 1, right: 1 })).unwrap();
+                let object = holdings.arena.alloc(Mutex::new(Pair::of(1))).unwrap();
                 let object = ShmemBox::into_arc(object);
                 holdings.arena.publish_pinned(MUTEX, &object).unwrap();
                 holdings.mutex = Some(object);
@@ -382,7 +369,7 @@ impl<A: Allocator> Stage<A> {
                     stage._dead.push(Self::forked(|| {
                         let mutex = mutex(&attach::<A>(&name));
                         let mut guard = mutex.lock().unwrap();
-                        guard.left = 2;
+                        guard.first = 2;
                         std::mem::forget(guard);
                         std::mem::forget(mutex);
                     }));
