@@ -46,6 +46,7 @@ mod holes;
 mod attachment;
 mod open;
 mod segment;
+mod copy_region;
 mod typed;
 mod handle;
 mod boxed;
@@ -61,9 +62,10 @@ pub use allocator_id::AllocatorId;
 pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Reclaimed};
 pub use attachment::Origin;
 pub use boxed::{ReadRef, ShmemBox};
+pub use copy_region::CopyRegion;
 pub use error::{
-    AllocError, ArenaError, BoxError, DirectoryError, Errno, FileKind, HandleError, HeaderError, HeapError,
-    LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
+    AllocError, ArenaError, BoxError, CopyError, DirectoryError, Errno, FileKind, HandleError, HeaderError,
+    HeapError, LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
 };
 pub use handle::Handle;
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
@@ -76,6 +78,6 @@ pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;
 pub use segment::{Builder, BuilderWithSize, MemfdBuilder, ShmemConf, unlink};
-pub use shareable::{AnyBitPattern, Shareable, TagMismatch, TypeTag};
+pub use shareable::{AnyBitPattern, NoUninit, Shareable, TagMismatch, TypeTag};
 pub use shared::ShmemArc;
 pub use typed::Object;

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use shmem_bind::{BoxError, Builder, OwnError, ReadRef, ShmemBox, ShmemConf, ShmemError};
+use shmem_bind::{BoxError, Builder, CopyRegion, OwnError, ReadRef, ShmemBox, ShmemConf, ShmemError};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -29,6 +29,7 @@ fn child() {
         ("inherit", inherit),
         ("open in fork", open_in_fork),
         ("fork and wait", fork_and_wait),
+        ("copy in fork", copy_in_fork),
         ("exec", exec),
         ("send", send),
         ("receive", receive),
@@ -187,6 +188,23 @@ fn forked_children_open_for_themselves() {
     let name = TestName::new("open-in-fork");
     Child::spawn("open in fork", &[&name]).finish();
     assert!(!name.exists());
+}
+
+/// A region that is copied in and out has nobody attached, and goes on working on both sides of a `fork`.
+fn copy_in_fork(_parent: &mut Parent) {
+    let (region, _fd) = CopyRegion::create(8).unwrap();
+    region.store_release(0, 1).unwrap();
+    in_fork(|| {
+        assert_eq!(region.load_acquire(0), Ok(1));
+        region.store_release(4, 2).unwrap();
+        drop(inherited(&region));
+    });
+    assert_eq!(region.load_acquire(4), Ok(2));
+}
+
+#[test]
+fn a_copy_region_is_shared_with_a_forked_child() {
+    Child::spawn("copy in fork", &[]).finish();
 }
 
 /// Leaves the conversation with the parent to a forked child, and waits to be killed.

@@ -5,9 +5,11 @@
 //! the later operations, so that one `Result<_, ShmemError>` serves a whole `main`.
 
 mod arena;
+mod copy;
 mod lock;
 
 pub use arena::{AllocError, ArenaError, DirectoryError, HandleError, HeapError, Rejected};
+pub use copy::CopyError;
 pub use lock::LockFailure;
 
 use crate::allocator_id::AllocatorId;
@@ -100,6 +102,8 @@ pub enum ShmemError {
     Directory(DirectoryError),
     /// A lock could not be had.
     Lock(LockFailure),
+    /// Bytes could not be copied into or out of a [`CopyRegion`](crate::CopyRegion).
+    Copy(CopyError),
     /// Not from opening: [`ShmemBox::try_own`](crate::ShmemBox::try_own) failed.
     Own(OwnError),
 }
@@ -332,7 +336,7 @@ impl fmt::Display for ShmemError {
             ),
             Self::Unsealed => f.write_str(
                 "the descriptor is not that of a memfd sealed against resizing, so its sender could take the \
-                 memory away; make it with Builder::memfd",
+                 memory away; make it with Builder::memfd, or with CopyRegion::create",
             ),
             Self::WrongSort => f.write_str(
                 "this is a memfd segment's file under a name; remove it, and attach by the memfd's descriptor",
@@ -359,6 +363,7 @@ impl fmt::Display for ShmemError {
             Self::Handle(error) => error.fmt(f),
             Self::Directory(error) => error.fmt(f),
             Self::Lock(error) => error.fmt(f),
+            Self::Copy(error) => error.fmt(f),
             Self::Own(error) => error.fmt(f),
         }
     }
@@ -546,6 +551,7 @@ from! {
     Handle(HandleError);
     Directory(DirectoryError);
     Lock(LockFailure);
+    Copy(CopyError);
 }
 
 impl<T> From<Rejected<T>> for ShmemError {

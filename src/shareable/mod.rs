@@ -14,7 +14,7 @@ mod macros;
 mod tag;
 mod pattern;
 
-pub use pattern::AnyBitPattern;
+pub use pattern::{AnyBitPattern, NoUninit};
 pub use tag::{TagMismatch, TypeTag};
 
 use core::marker::PhantomData;

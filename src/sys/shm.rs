@@ -115,6 +115,11 @@ pub(crate) fn seal(fd: &OwnedFd) -> Result<(), Errno> {
     fs::fcntl_add_seals(fd, SEALS)
 }
 
+/// The same, and that from now on nobody writes to it but through mappings that are there already.
+pub(crate) fn seal_for_readers(fd: &OwnedFd) -> Result<(), Errno> {
+    fs::fcntl_add_seals(fd, SEALS | SealFlags::FUTURE_WRITE)
+}
+
 /// Whether the length of this file is fixed for ever; only that of a memfd can be.
 ///
 /// One of huge pages does not count: it is mapped in other units than it is asked for, and a hole in it may be
