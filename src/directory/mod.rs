@@ -54,6 +54,8 @@ use table::{
 
 /// Places of the first table, and of the smallest.
 const SMALLEST_LOG: u32 = 4;
+/// Looks for each place of a table beyond which its hashes are none: what a table of 128 places takes if all collide.
+const MOST_LOOKS: u64 = 16;
 /// Bits of the word of the table that are its offset; the others count how often it was replaced, so that a reader
 /// without the lock notices also if the same memory is used again.
 const TABLE_MASK: u64 = (1 << 44) - 1;
@@ -256,15 +258,19 @@ impl<A: RegionAllocator> Entered<'_, A> {
     pub(crate) fn check(&self) -> Result<(), HeapError> {
         let Directory { heap, words, .. } = &self.directory;
         let names = words.names.load(Ordering::Relaxed);
-        let (mut found, mut after) = (0_u64, None);
-        while let Some((name, order)) = self.next(after)? {
-            self.name(&name)?;
-            found = found.saturating_add(1);
-            let entry = heap.block(name.entry)?;
-            if entry.state != BlockState::INTERNAL || entry.tag != ENTRY_TAG || found > names {
-                return Err(HeapError::Damaged { at: name.entry });
-            }
-            after = Some(order);
+        let mut found = 0_u64;
+        if let Some(table) = self.table()? {
+            table.each(&self.read(), &mut |name| {
+                let state = self.check_object(name.object)?;
+                self.name(&name)?;
+                let entry = heap.block(name.entry)?;
+                let is_entry = entry.state == BlockState::INTERNAL && entry.tag == ENTRY_TAG;
+                if !is_entry || name.place.is_pinned() != state.is_pinned() {
+                    return Err(HeapError::Damaged { at: name.entry });
+                }
+                found = found.saturating_add(1);
+                Ok(())
+            })?;
         }
         let mut published = 0_u64;
         A::walk(heap, &mut |block| {
@@ -304,21 +310,14 @@ impl<A: RegionAllocator> Entered<'_, A> {
         let Directory { heap, words, .. } = &self.directory;
         let block = self.allocate(Table::object_len(log), TABLE_TAG)?;
         let table = Table::at(block, log);
-        heap.store(block.wrapping_add(ENTRY_HASH), u64::from(log))?;
-        for index in 0..table.capacity() {
-            heap.store(table.place(index), EMPTY)?;
-        }
-        let mut names = 0_u64;
-        if let Some(old) = old {
-            for index in 0..old.capacity() {
-                let place = Place::from_bits(heap.load(old.place(index))?);
-                let Some(entry) = place.entry() else { continue };
-                let hash = heap.load(entry.wrapping_add(ENTRY_HASH))?;
-                let (index, _) = table.vacant(&self.read(), hash)?.ok_or(HeapError::Damaged { at: block })?;
-                heap.store(table.place(index), place.bits())?;
-                names = names.saturating_add(1);
+        let names = match self.fill_table(table, block, old) {
+            Ok(names) => names,
+            Err(error) => {
+                // It is exclusive still.
+                heap.free_or_defer(block, A::free)?;
+                return Err(error);
             }
-        }
+        };
         let old_block = self.table_block();
         let version =
             (words.table.load(Ordering::Relaxed) & !TABLE_MASK).wrapping_add(TABLE_MASK.wrapping_add(1));
@@ -333,6 +332,32 @@ impl<A: RegionAllocator> Entered<'_, A> {
             self.discard(old_block)?;
         }
         Ok(table)
+    }
+
+    /// Writes the places of the old table into the new one, to which nothing leads yet; gives how many names these are.
+    fn fill_table(&self, table: Table, block: u64, old: Option<Table>) -> Result<u64, HeapError> {
+        let heap = self.directory.heap;
+        heap.store(block.wrapping_add(ENTRY_HASH), u64::from(table.log))?;
+        for index in 0..table.capacity() {
+            heap.store(table.place(index), EMPTY)?;
+        }
+        let Some(old) = old else { return Ok(0) };
+        let (mut names, mut looks) = (0_u64, 0_u64);
+        for index in 0..old.capacity() {
+            let place = Place::from_bits(heap.load(old.place(index))?);
+            let Some(entry) = place.entry() else { continue };
+            let hash = heap.load(entry.wrapping_add(ENTRY_HASH))?;
+            let (index, _) = table.vacant(&self.read(), hash)?.ok_or(HeapError::Damaged { at: block })?;
+            heap.store(table.place(index), place.bits())?;
+            names = names.saturating_add(1);
+            // Half full, a table is searched at one or two places. Hashes that have been made to collide would take
+            // the square of their number.
+            looks = looks.saturating_add(table.distance(hash, index));
+            if looks > table.capacity().saturating_mul(MOST_LOOKS) {
+                return Err(HeapError::Damaged { at: entry });
+            }
+        }
+        Ok(names)
     }
 
     /// A block of the directory's own, exclusive as yet.

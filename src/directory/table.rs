@@ -132,7 +132,7 @@ pub(super) struct Table {
     /// Offset of the first place.
     start: u64,
     /// Binary logarithm of the number of places.
-    log: u32,
+    pub(super) log: u32,
 }
 
 /// Where a name stands among all: by its hash, and with equal hashes by the offset of its entry.
@@ -217,6 +217,44 @@ impl Table {
             return Ok(Some(Found { index, place, entry, object }));
         }
         Ok(None)
+    }
+
+    /// Passes each entry on, and checks that a search for its hash gets as far as its place. Each place is read twice at
+    /// most.
+    pub(super) fn each(
+        self,
+        read: &impl Read,
+        visit: &mut dyn FnMut(Found) -> Result<(), HeapError>,
+    ) -> Result<(), HeapError> {
+        let mut start = None;
+        for index in 0..self.capacity() {
+            if read(self.place(index))? == EMPTY {
+                start = Some(index);
+                break;
+            }
+        }
+        // Without an empty place no search would end before it has seen all.
+        let start = start.ok_or(HeapError::Damaged { at: self.place(0) })?;
+        // Places since the last empty one.
+        let mut row = 0_u64;
+        for distance in 1..=self.capacity() {
+            let index = start.wrapping_add(distance);
+            let place = Place(read(self.place(index))?);
+            row = if place.bits() == EMPTY { 0 } else { row.wrapping_add(1) };
+            let Some(entry) = place.entry() else { continue };
+            let hash = read(entry.wrapping_add(ENTRY_HASH))?;
+            if self.distance(hash, index) >= row || !place.may_be(hash) {
+                return Err(HeapError::Damaged { at: entry });
+            }
+            let object = read(entry.wrapping_add(ENTRY_OBJECT))?;
+            visit(Found { index, place, entry, object })?;
+        }
+        Ok(())
+    }
+
+    /// How many places a search for a hash looks at before it comes to number `index`.
+    pub(super) const fn distance(self, hash: u64, index: u64) -> u64 {
+        index.wrapping_sub(self.home(hash)) & self.capacity().wrapping_sub(1)
     }
 
     /// The first place from that of a hash on where a new name may stand.

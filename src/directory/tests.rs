@@ -374,3 +374,58 @@ fn damaged_words_are_errors() {
         let _: Result<_, HeapError> = find_pinned(&|offset| world.heap(1).load(offset), table, &key("2"));
     }
 }
+
+/// A world with so many names, and the table that they are in.
+fn crowded(names: u64) -> (World, Table) {
+    let world = World::new();
+    for name in 0..names {
+        let object = world.object(0);
+        world.publish(0, &format!("{name}"), object).unwrap();
+    }
+    let table = world.with(0, |entered| entered.table().unwrap().unwrap()).unwrap();
+    (world, table)
+}
+
+#[test]
+fn a_table_without_an_empty_place_is_damaged_and_not_searched_for_each_name() {
+    let (world, table) = crowded(20);
+    for index in 0..table.capacity() {
+        let place = &world.heap[table.place(index) as usize / 8];
+        let _: Result<u64, u64> =
+            place.compare_exchange(EMPTY, REMOVED, Ordering::Relaxed, Ordering::Relaxed);
+    }
+    let damaged = HeapError::Damaged { at: table.place(0) };
+    assert_eq!(world.with(0, |entered| entered.check()), Ok(Err(damaged)));
+}
+
+#[test]
+fn an_entry_that_no_search_gets_to_is_damage() {
+    let (world, table) = crowded(20);
+    let place = |index: u64| &world.heap[table.place(index) as usize / 8];
+    let bits = |index: u64| place(index).load(Ordering::Relaxed);
+    // One that stands alone, with nothing behind it either, is moved on by two.
+    let index = (0..table.capacity())
+        .find(|index| [1, 2].into_iter().all(|next| bits(index + next) == EMPTY) && bits(*index) != EMPTY)
+        .unwrap();
+    place(index + 2).store(place(index).swap(EMPTY, Ordering::Relaxed), Ordering::Relaxed);
+    let entry = Place::from_bits(bits(index + 2)).entry().unwrap();
+    assert_eq!(world.with(0, |entered| entered.check()), Ok(Err(HeapError::Damaged { at: entry })));
+}
+
+#[test]
+fn hashes_that_were_made_to_collide_do_not_take_the_square_of_their_number() {
+    let (world, table) = crowded(192);
+    assert_eq!(table.capacity(), 256, "the next name replaces the table");
+    let free = world.usage(0).free;
+    for index in 0..table.capacity() {
+        let place = Place::from_bits(world.heap[table.place(index) as usize / 8].load(Ordering::Relaxed));
+        if let Some(entry) = place.entry() {
+            world.heap[(entry + ENTRY_HASH) as usize / 8].store(1 << 63, Ordering::Relaxed);
+        }
+    }
+    let object = world.object(0);
+    let result = world.publish(0, "one more", object);
+    assert!(matches!(result, Err(DirectoryError::Damaged { .. })), "{result:?}");
+    world.release(0, object);
+    assert_eq!(world.usage(0).free, free, "the new table was not given back");
+}

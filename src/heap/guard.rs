@@ -83,14 +83,14 @@ impl HeapGuard<'_, '_> {
     ) -> Result<(), HeapError> {
         let heap = self.heap;
         let most = heap.capacity() / MIN_BLOCK_LEN;
-        // From this block on, they were marked by this very call.
+        // From this block on, they were marked by this very call: so each is looked at once, in all attempts together.
         let mut marked = 0;
+        let mut count = 0_u64;
         let mut attempts = 0..CONTENTION_LIMIT;
         let head = loop {
             attempts.next().ok_or(HeapError::Busy)?;
             let head = heap.control.condemned.load(Ordering::Acquire);
             let mut offset = head;
-            let mut count = 0_u64;
             while offset != 0 && offset != marked {
                 let block = heap.block(offset)?;
                 count = count.saturating_add(1);
