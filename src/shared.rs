@@ -15,7 +15,9 @@
 //!
 //! Between 0 and 1 the count changes only by a thread that has the stripe of the object, a lock within this process, so
 //! that the bit is not set before another thread has cleared it. Whoever clears it has set the count to 0 before:
-//! once the bit is clear, the block may be freed, and the count be that of another object.
+//! once the bit is clear, the block may be freed, and the count be that of another object. The count only ever goes up
+//! and down, by one: so there are as many references as are counted even if the block has been damaged, and an object that
+//! is shared is handed out once more.
 //!
 //! # Safety
 //! Makes references to shared values. While a count is above 0 the block's bit is set, so it is not freed; and the type
@@ -87,6 +89,7 @@ impl<T: ?Sized> ShmemBox<T> {
         T: Sync,
     {
         let (value, conf) = this.into_parts();
+        let mut is_first = true;
         if let Some(attached) = conf.0.get() {
             if let Some(place) = Place::of(attached, value.cast()) {
                 // Fails only if the block has been damaged; so will giving it back then, which is counted.
@@ -96,11 +99,17 @@ impl<T: ?Sized> ShmemBox<T> {
                 }
             }
             if let Some(count) = count_of(attached, value.cast()) {
-                // It was a box, so nobody else in this process counts it.
-                count.store(1, Ordering::Release);
+                // It was a box, so nobody else in this process counts it; unless its block has been damaged, and handed
+                // out twice. There are as many references as are counted all the same.
+                is_first = count.fetch_add(1, Ordering::AcqRel) == 0;
             }
         }
-        ShmemArc { value, conf: ManuallyDrop::new(conf) }
+        if is_first {
+            return ShmemArc { value, conf: ManuallyDrop::new(conf) };
+        }
+        // SAFETY: counted by the first of this process, and dropped by the last.
+        let uncounted = unsafe { conf.0.uncounted() };
+        ShmemArc { value, conf: ManuallyDrop::new(ShmemConf(uncounted)) }
     }
 }
 
@@ -181,7 +190,7 @@ impl<T: ?Sized> ShmemArc<T> {
             return false;
         }
         let state = place.heap.load(place.block).map(BlockState::from_bits);
-        count.store(1, Ordering::Release);
+        count.fetch_add(1, Ordering::Release);
         state == Ok(BlockState::shared(slot))
     }
 
@@ -204,7 +213,7 @@ impl<T: ?Sized> ShmemArc<T> {
         if this.give_up() != Some(Given::Last) {
             // The block has been damaged just now.
             if let Some(count) = this.count() {
-                count.store(1, Ordering::Release);
+                count.fetch_add(1, Ordering::Release);
             }
             return Err(this);
         }
@@ -215,7 +224,7 @@ impl<T: ?Sized> ShmemArc<T> {
         Ok(unsafe { ShmemBox::from_parts(this.value, conf) })
     }
 
-    /// Gives this reference up; `None` if this process has others, or the object's block has been damaged.
+    /// Gives this reference up; `None` if this process has others.
     fn give_up(&self) -> Option<Given> {
         let attached = self.conf.0.get()?;
         let count = count_of(attached, self.value.cast())?;
@@ -232,32 +241,39 @@ impl<T: ?Sized> ShmemArc<T> {
                 // Found once more meanwhile. (Or damaged, which private memory is not.)
                 continue;
             }
-            let slot = place.heap.own_slot().ok()?;
-            #[cfg(planted)]
-            if is_planted(Mistake::ReleaseInTwoSteps) {
-                // Without the last bit, and then the slot of the one who is to destroy it.
-                let nobody = BlockState::from_bits(BlockState::shared(slot).bits() & 0xff);
-                if place.heap.replace_state(place.block, BlockState::shared(slot), nobody) == Ok(true) {
-                    place.heap.replace_state(place.block, nobody, BlockState::exclusive(slot)).ok()?;
-                    place.exports().clear(place.block);
-                    return Some(Given::Last);
-                }
-            }
-            let (_, next) = place.heap.change(place.block, Event::Release(slot)).ok()?.ok()?;
-            if !matches!(next.map(BlockState::kind), Some(Ok(Kind::Exclusive(_)))) {
-                return Some(Given::Others);
-            }
-            place.exports().clear(place.block);
-            return Some(Given::Last);
+            // Nobody in this process counts it now, whatever has become of the block: the attachment is given up.
+            return Some(release(&place).unwrap_or(Given::Others));
         }
         None
     }
 }
 
+/// Takes the bit of this attachment away from an object that nobody in this process counts; `None` if the block has been
+/// damaged. The caller has the stripe of the object.
+fn release(place: &Place<'_>) -> Option<Given> {
+    let slot = place.heap.own_slot().ok()?;
+    #[cfg(planted)]
+    if is_planted(Mistake::ReleaseInTwoSteps) {
+        // Without the last bit, and then the slot of the one who is to destroy it.
+        let nobody = BlockState::from_bits(BlockState::shared(slot).bits() & 0xff);
+        if place.heap.replace_state(place.block, BlockState::shared(slot), nobody) == Ok(true) {
+            place.heap.replace_state(place.block, nobody, BlockState::exclusive(slot)).ok()?;
+            place.exports().clear(place.block);
+            return Some(Given::Last);
+        }
+    }
+    let (_, next) = place.heap.change(place.block, Event::Release(slot)).ok()?.ok()?;
+    if !matches!(next.map(BlockState::kind), Some(Ok(Kind::Exclusive(_)))) {
+        return Some(Given::Others);
+    }
+    place.exports().clear(place.block);
+    Some(Given::Last)
+}
+
 /// What became of an object when the last reference of this process was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Given {
-    /// Others have it, or a name leads to it.
+    /// Others have it, or a name leads to it; or its block has been damaged.
     Others,
     /// It is exclusive to this attachment now.
     Last,
@@ -280,7 +296,7 @@ pub(crate) fn hold(place: &Place<'_>) -> Result<Result<bool, Refusal>, HeapError
     let slot = place.heap.own_slot()?;
     let held = place.heap.change(place.block, Event::Hold(slot))?;
     Ok(held.map(|_| {
-        count.store(1, Ordering::Release);
+        count.fetch_add(1, Ordering::Release);
         true
     }))
 }
