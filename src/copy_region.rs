@@ -5,16 +5,19 @@
 //! [`CopyRegion`], nor a pointer: bytes are copied out, and then looked at, or copied in.
 //!
 //! # Why no peer can do harm
-//! - **Length.** The file is a memfd whose length is sealed, so no access within it is a `SIGBUS`. The length is asked for
+//! - **Length.** The file is a memfd whose length is sealed, so nobody can take away what is mapped. The length is asked for
 //!   once, of the kernel, and no number that a peer wrote is ever used as one.
 //! - **Values.** What is copied out may change meanwhile, and may be torn, but is always some bytes; and any bytes are a
 //!   value of the types that can be copied out. What has been copied does not change any more: whoever checks it checks
 //!   what it then uses.
 //! - **Memory.** For the compiler the memory is none of this program's: it is known by its address alone, like a device's
 //!   registers, and only volatile accesses touch it. So nothing is assumed of it, and there is no race that would
-//!   be undefined: a word of up to 32 bits that is aligned is read and written in one piece, everything else in pieces.
+//!   be undefined. What [`load_acquire`](CopyRegion::load_acquire) and [`store_release`](CopyRegion::store_release) copy is in
+//!   one piece, everything else in pieces.
 //!
-//! What a peer can still do is write nonsense, or nothing, at any time; or take memory, by filling what is sparse.
+//! What a peer can still do is write nonsense, or nothing, at any time; or punch holes into the memory, which read as zero and
+//! take memory again when they are touched. If there is none left by then, that is what it always is: somebody is
+//! killed for it. (With `vm.overcommit_memory` set to 2 the kernel says it by a `SIGBUS` to whoever touches the hole.)
 //!
 //! # Safety
 //! Reads and writes memory by its address. [`Range`] has checked that it lies within the mapping.
@@ -165,7 +168,8 @@ impl CopyRegion {
 
     /// Copies the value at `offset` bytes out. It needs not be aligned.
     ///
-    /// While somebody writes to it, some bytes may be old and others new.
+    /// While somebody writes to it, some bytes may be old and others new, whatever the type;
+    /// [`load_acquire`](Self::load_acquire) is for words that must be whole.
     ///
     /// # Errors
     /// [`CopyError::OutOfBounds`].

@@ -142,6 +142,8 @@ impl Member<'_> {
             Departure::Detach(policy) => Event::Detach(slot, policy),
         };
         let mut swept = false;
+        // Asked once, for that takes longer than to change the word, which somebody may do over and over.
+        let mut may_unlink = None;
         for _ in 0..CONTENTION_LIMIT {
             let word = self.header.membership();
             if let (Event::Detach(_, policy), false) = (event, swept) {
@@ -155,7 +157,8 @@ impl Member<'_> {
                 // The words are damaged: there is nothing to leave.
                 return false;
             };
-            if step.unlink && self.link.is_some_and(|link| link.may_unlink().is_err()) {
+            let ask = || self.link.is_none_or(|link| link.may_unlink().is_ok());
+            if step.unlink && !*may_unlink.get_or_insert_with(ask) {
                 self.header.count(Counter::UnlinkFailures);
                 event = Event::Sweep(slot);
                 continue;

@@ -62,7 +62,8 @@ impl Region {
     /// Maps `payload_len` bytes of payload and the header before it.
     pub(crate) fn map(fd: &OwnedFd, payload_len: u64, access: Access) -> Result<Self, Errno> {
         let len = usize::try_from(payload_len).ok().and_then(|len| len.checked_add(HEADER_LEN));
-        let len = len.ok_or(Errno::NOMEM)?;
+        // A 32-bit process may be given more than half of its address space, which no slice can be.
+        let len = len.filter(|len| isize::try_from(*len).is_ok()).ok_or(Errno::NOMEM)?;
         let heap_words = heap_words(len.saturating_sub(HEADER_LEN) / WORD);
         Ok(Self { mapping: Mapping::shared(fd, len, access)?, heap_words })
     }

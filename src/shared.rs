@@ -15,9 +15,11 @@
 //!
 //! Between 0 and 1 the count changes only by a thread that has the stripe of the object, a lock within this process, so
 //! that the bit is not set before another thread has cleared it. Whoever clears it has set the count to 0 before:
-//! once the bit is clear, the block may be freed, and the count be that of another object. The count only ever goes up
-//! and down, by one: so there are as many references as are counted even if the block has been damaged, and an object that
-//! is shared is handed out once more.
+//! once the bit is clear, the block may be freed, and the count be that of another object.
+//!
+//! A peer that damages words of the segment can have a block handed out twice, so that two boxes become references that are
+//! counted together. The count is private memory and only ever goes up and down, by one; and the attachment is counted once
+//! for each count that is not 0, so that no reference outlasts the mapping.
 //!
 //! # Safety
 //! Makes references to shared values. While a count is above 0 the block's bit is set, so it is not freed; and the type
@@ -81,6 +83,16 @@ fn count_of(attached: &Attached, value: NonNull<u8>) -> Option<&AtomicU64> {
     }
 }
 
+/// Counts one more reference, which has `attachment` counted for itself. That is needed for the first only, so it is given
+/// back if there are others: however the words of a segment are damaged, an attachment is counted once for each count
+/// that is not 0.
+fn count_more(count: &AtomicU64, attachment: &Attachment) {
+    if count.fetch_add(1, Ordering::Release) != 0 {
+        // SAFETY: one of the two that are counted is given back, and the other one stays.
+        drop(unsafe { attachment.uncounted() });
+    }
+}
+
 impl<T: ?Sized> ShmemBox<T> {
     /// Shares the value with others: by clones, and, if it is an object of an arena, by a
     /// [name](crate::Arena::publish).
@@ -89,7 +101,6 @@ impl<T: ?Sized> ShmemBox<T> {
         T: Sync,
     {
         let (value, conf) = this.into_parts();
-        let mut is_first = true;
         if let Some(attached) = conf.0.get() {
             if let Some(place) = Place::of(attached, value.cast()) {
                 // Fails only if the block has been damaged; so will giving it back then, which is counted.
@@ -99,17 +110,11 @@ impl<T: ?Sized> ShmemBox<T> {
                 }
             }
             if let Some(count) = count_of(attached, value.cast()) {
-                // It was a box, so nobody else in this process counts it; unless its block has been damaged, and handed
-                // out twice. There are as many references as are counted all the same.
-                is_first = count.fetch_add(1, Ordering::AcqRel) == 0;
+                // It was a box, so nobody else in this process counts it, unless a peer has made objects overlap.
+                count_more(count, &conf.0);
             }
         }
-        if is_first {
-            return ShmemArc { value, conf: ManuallyDrop::new(conf) };
-        }
-        // SAFETY: counted by the first of this process, and dropped by the last.
-        let uncounted = unsafe { conf.0.uncounted() };
-        ShmemArc { value, conf: ManuallyDrop::new(ShmemConf(uncounted)) }
+        ShmemArc { value, conf: ManuallyDrop::new(conf) }
     }
 }
 
@@ -190,7 +195,7 @@ impl<T: ?Sized> ShmemArc<T> {
             return false;
         }
         let state = place.heap.load(place.block).map(BlockState::from_bits);
-        count.fetch_add(1, Ordering::Release);
+        count_more(count, &self.conf.0);
         state == Ok(BlockState::shared(slot))
     }
 
@@ -210,12 +215,15 @@ impl<T: ?Sized> ShmemArc<T> {
         if !this.is_alone() {
             return Err(this);
         }
-        if this.give_up() != Some(Given::Last) {
+        let (Some(place), Some(count)) = (Self::place(&this), this.count()) else { return Err(this) };
+        match give_up_only(&place, count) {
+            Some(Given::Last) => {}
             // The block has been damaged just now.
-            if let Some(count) = this.count() {
-                count.fetch_add(1, Ordering::Release);
+            Some(Given::Others) => {
+                count_more(count, &this.conf.0);
+                return Err(this);
             }
-            return Err(this);
+            None => return Err(this),
         }
         let mut this = ManuallyDrop::new(this);
         // SAFETY: `this` is not used again, nor dropped.
@@ -236,33 +244,36 @@ impl<T: ?Sized> ShmemArc<T> {
                 let is_last = count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok();
                 return is_last.then_some(Given::Last);
             };
-            let _stripe = attached.private.stripe(place.block);
-            if count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_err() {
-                // Found once more meanwhile. (Or damaged, which private memory is not.)
-                continue;
+            // If it was found once more meanwhile, it is not the only one.
+            if let Some(given) = give_up_only(&place, count) {
+                return Some(given);
             }
-            // Nobody in this process counts it now, whatever has become of the block: the attachment is given up.
-            return Some(release(&place).unwrap_or(Given::Others));
         }
         None
     }
 }
 
-/// Takes the bit of this attachment away from an object that nobody in this process counts; `None` if the block has been
-/// damaged. The caller has the stripe of the object.
-fn release(place: &Place<'_>) -> Option<Given> {
-    let slot = place.heap.own_slot().ok()?;
+/// Gives the only reference of this process to the object at `place` up; if it is not the only one, nothing changes. An
+/// object whose block has been damaged is left to the others.
+fn give_up_only(place: &Place<'_>, count: &AtomicU64) -> Option<Given> {
+    let _stripe = place.attached.private.stripe(place.block);
+    count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).ok()?;
+    let Ok(slot) = place.heap.own_slot() else { return Some(Given::Others) };
     #[cfg(planted)]
     if is_planted(Mistake::ReleaseInTwoSteps) {
         // Without the last bit, and then the slot of the one who is to destroy it.
         let nobody = BlockState::from_bits(BlockState::shared(slot).bits() & 0xff);
         if place.heap.replace_state(place.block, BlockState::shared(slot), nobody) == Ok(true) {
-            place.heap.replace_state(place.block, nobody, BlockState::exclusive(slot)).ok()?;
+            let _: Result<bool, HeapError> =
+                place.heap.replace_state(place.block, nobody, BlockState::exclusive(slot));
             place.exports().clear(place.block);
             return Some(Given::Last);
         }
     }
-    let (_, next) = place.heap.change(place.block, Event::Release(slot)).ok()?.ok()?;
+    let next = match place.heap.change(place.block, Event::Release(slot)) {
+        Ok(Ok((_, next))) => next,
+        _ => None,
+    };
     if !matches!(next.map(BlockState::kind), Some(Ok(Kind::Exclusive(_)))) {
         return Some(Given::Others);
     }
@@ -273,7 +284,7 @@ fn release(place: &Place<'_>) -> Option<Given> {
 /// What became of an object when the last reference of this process was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Given {
-    /// Others have it, or a name leads to it; or its block has been damaged.
+    /// Others have it, or a name leads to it, or its block has been damaged.
     Others,
     /// It is exclusive to this attachment now.
     Last,
@@ -295,10 +306,7 @@ pub(crate) fn hold(place: &Place<'_>) -> Result<Result<bool, Refusal>, HeapError
     }
     let slot = place.heap.own_slot()?;
     let held = place.heap.change(place.block, Event::Hold(slot))?;
-    Ok(held.map(|_| {
-        count.fetch_add(1, Ordering::Release);
-        true
-    }))
+    Ok(held.map(|_| count.fetch_add(1, Ordering::Release) == 0))
 }
 
 impl<T: ?Sized> Clone for ShmemArc<T> {

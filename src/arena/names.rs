@@ -9,7 +9,7 @@ use crate::allocator::RegionAllocator;
 use crate::boxed::{Place, ShmemBox};
 use crate::directory::{self, Entered, Found, Key, NameBuffer, Order};
 use crate::error::{DirectoryError, HeapError};
-use crate::object::ObjectTag;
+use crate::object::{MIN_BLOCK_LEN, ObjectTag};
 use crate::shareable::{Shareable, TypeTag};
 use crate::shared::{self, ShmemArc};
 use crate::sys::clock;
@@ -217,7 +217,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// ```
     #[must_use]
     pub const fn names(&self) -> Names<'_, A> {
-        Names { arena: self, after: None, is_done: false }
+        Names { arena: self, after: None, given: 0, is_done: false }
     }
 
     /// A name, to be looked up.
@@ -263,6 +263,8 @@ impl<A: RegionAllocator> Arena<A> {
 pub struct Names<'a, A> {
     arena: &'a Arena<A>,
     after: Option<Order>,
+    /// How many there were so far.
+    given: u64,
     is_done: bool,
 }
 
@@ -331,6 +333,11 @@ impl<A: RegionAllocator> Names<'_, A> {
         self.arena.enter(|entered| {
             let Some((found, order)) = entered.next(self.after)? else { return Ok(None) };
             self.after = Some(order);
+            // There are no more entries than that, however often somebody puts another hash into one.
+            self.given = self.given.saturating_add(1);
+            if self.given > heap.capacity() / MIN_BLOCK_LEN {
+                return Err(HeapError::Damaged { at: found.object }.into());
+            }
             let name = entered.name(&found)?;
             let block = heap.block(found.object)?;
             let size = block.extent.object_len().ok_or(HeapError::Damaged { at: found.object })?;

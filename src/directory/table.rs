@@ -138,8 +138,8 @@ pub(super) struct Table {
 /// Where a name stands among all: by its hash, and with equal hashes by the offset of its entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Order {
-    hash: u64,
-    entry: u64,
+    pub(super) hash: u64,
+    pub(super) entry: u64,
 }
 
 /// A name that was found.
@@ -216,7 +216,12 @@ impl Table {
             let object = read(entry.wrapping_add(ENTRY_OBJECT))?;
             return Ok(Some(Found { index, place, entry, object }));
         }
-        Ok(None)
+        Err(self.is_full())
+    }
+
+    /// There is always an empty place, for without one each search would go through the whole table.
+    const fn is_full(self) -> HeapError {
+        HeapError::Damaged { at: self.place(0) }
     }
 
     /// Passes each entry on, and checks that a search for its hash gets as far as its place. Each place is read twice at
@@ -233,8 +238,7 @@ impl Table {
                 break;
             }
         }
-        // Without an empty place no search would end before it has seen all.
-        let start = start.ok_or(HeapError::Damaged { at: self.place(0) })?;
+        let start = start.ok_or(self.is_full())?;
         // Places since the last empty one.
         let mut row = 0_u64;
         for distance in 1..=self.capacity() {
@@ -281,15 +285,21 @@ impl Table {
             // All that begin their search from here to the next empty place are between these two.
             let mut best: Option<(Found, Order)> = None;
             let mut distance = 0_u64;
-            while distance < self.capacity() {
+            loop {
                 let index = start.wrapping_add(distance);
                 distance = distance.wrapping_add(1);
+                if distance > self.capacity() {
+                    return Err(self.is_full());
+                }
                 let place = Place(read(self.place(index))?);
                 if place.bits() == EMPTY {
                     break;
                 }
                 let Some(entry) = place.entry() else { continue };
                 let order = Order { hash: read(entry.wrapping_add(ENTRY_HASH))?, entry };
+                if !place.may_be(order.hash) {
+                    return Err(HeapError::Damaged { at: entry });
+                }
                 let home = self.home(order.hash);
                 // Those that come around the end of the table belong to its beginning or end, not here.
                 if home < start || home >= start.saturating_add(distance) {

@@ -396,6 +396,18 @@ fn a_table_without_an_empty_place_is_damaged_and_not_searched_for_each_name() {
     }
     let damaged = HeapError::Damaged { at: table.place(0) };
     assert_eq!(world.with(0, |entered| entered.check()), Ok(Err(damaged)));
+    assert_eq!(world.with(0, |entered| entered.find(&key("none"))), Ok(Err(damaged)));
+    let last = Order { hash: !0, entry: !0 };
+    assert_eq!(world.with(0, |entered| entered.next(Some(last))), Ok(Err(damaged)));
+}
+
+#[test]
+fn an_entry_whose_hash_grows_is_not_the_next_name_again() {
+    let (world, _) = crowded(1);
+    let (first, order) = world.with(0, |entered| entered.next(None).unwrap().unwrap()).unwrap();
+    world.heap[(first.entry + ENTRY_HASH) as usize / 8].fetch_add(1, Ordering::Relaxed);
+    let damaged = HeapError::Damaged { at: first.entry };
+    assert_eq!(world.with(0, |entered| entered.next(Some(order))), Ok(Err(damaged)));
 }
 
 #[test]

@@ -426,6 +426,10 @@ impl<'h, 'a> Pages<'h, 'a> {
         let taken = self.heap.load(TAKEN)?.wrapping_sub(pages);
         self.commit(first, Page::Free)?;
         for page in first.wrapping_add(1)..first.saturating_add(pages) {
+            // Spans that overlap, as only damaged ones do, would be gone through again for each.
+            if self.get(page)? != Page::Part {
+                return Err(HeapError::Damaged { at: self.layout.page_word(page) });
+            }
             self.heap.store(self.layout.page_word(page), Page::Free.bits())?;
         }
         self.heap.store(TAKEN, taken)?;
