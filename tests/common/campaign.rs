@@ -260,8 +260,9 @@ pub fn run(role: &str, arguments: &[&str]) -> Figures {
     }
 }
 
-/// Removes what a driver leaves in `/dev/shm` that was killed, because the test failed or its time was up.
-struct Tidy(u32);
+/// Removes what a driver, whose process number this is, leaves in `/dev/shm` that was killed, because the test failed or its
+/// time was up.
+pub struct Tidy(pub u32);
 
 impl Drop for Tidy {
     fn drop(&mut self) {
