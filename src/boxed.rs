@@ -63,6 +63,7 @@ impl ShmemConf {
     /// # }
     /// ```
     #[must_use]
+    #[track_caller]
     pub unsafe fn boxed<T>(self) -> ShmemBox<T> {
         // SAFETY: the caller promises the same.
         match unsafe { self.try_boxed() } {
