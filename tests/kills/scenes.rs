@@ -1,6 +1,8 @@
 //! What is done, one operation a scene, and what may be different afterwards
 
-use super::stage::{Aligned, MAX_SIZE, MUTEX, Past, Sealed, attach, builder, ledger, mutex};
+use super::given::Given;
+use super::judge;
+use super::stage::{Aligned, MAX_SIZE, MUTEX, Past, Sealed, attach, builder, ledger, mutex, patience};
 use super::stepper::Trace;
 use crate::common::arena::Allocator;
 use crate::common::pair::Pair;
@@ -55,14 +57,15 @@ impl<A: Allocator> Victim<'_, A> {
     }
 
     fn conf(&self) -> ShmemConf {
-        Builder::new(self.name).attach().unwrap()
+        Builder::new(self.name).timeout(patience()).attach().unwrap()
     }
 
-    /// Does it between two stops, and keeps what it gives.
-    fn does<R>(self, operation: impl FnOnce() -> R) {
+    /// Does it between two stops, and keeps what it gives, which must lie in the segment.
+    fn does<R: Given>(self, operation: impl FnOnce() -> R) {
         let mut operation = Some(operation);
         let mut kept = None;
         (self.trace)(&mut || kept = Some((operation.take().unwrap())()));
+        judge::leave_verdict(kept.as_ref().map_or(Ok(()), Given::check));
         // Killed by now, or to leave in good order.
         drop(kept);
     }
@@ -77,7 +80,7 @@ fn shared<A: Allocator>(arena: &Arena<A>) -> ShmemArc<Sealed> {
 }
 
 fn orphaned(mutex: &shmem_bind::sync::Mutex<Pair>) -> Orphaned<'_, Pair> {
-    match mutex.lock() {
+    match mutex.lock_for(patience()) {
         Err(LockError::Orphaned(orphaned)) => orphaned,
         other => panic!("{other:?}"),
     }
@@ -305,14 +308,14 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     });
     add("wait_for what is there", Observed, nothing, true, |victim| {
         let arena = victim.attach();
-        victim.does(|| arena.wait_for::<Sealed>("loose", Duration::from_secs(1)).unwrap());
+        victim.does(|| arena.wait_for::<Sealed>("loose", patience()).unwrap());
     });
     add("wait_for what does not come", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         victim.does(|| arena.wait_for::<Sealed>("elsewhere", Duration::from_millis(5)).unwrap_err());
     });
     add("find_pinned", Mutex, nothing, true, |victim| {
-        let reader = Builder::new(victim.name).attach_read_only().unwrap();
+        let reader = Builder::new(victim.name).timeout(patience()).attach_read_only().unwrap();
         victim.does(|| reader.find_pinned_words::<shmem_bind::sync::Mutex<Pair>>(MUTEX).is_ok());
     });
     add("names", Observed, nothing, true, |victim| {
@@ -365,7 +368,7 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     // Locks around data.
     add("lock", Mutex, nothing, true, |victim| {
         let mutex = mutex(&victim.attach());
-        victim.does(|| std::mem::forget(mutex.lock().unwrap()));
+        victim.does(|| std::mem::forget(mutex.lock_for(patience()).unwrap()));
     });
     add("try_lock", Mutex, nothing, true, |victim| {
         let mutex = mutex(&victim.attach());
@@ -385,7 +388,7 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     add("lock, change and unlock", Mutex, nothing, true, |victim| {
         let mutex = mutex(&victim.attach());
         victim.does(|| {
-            let mut guard = mutex.lock().unwrap();
+            let mut guard = mutex.lock_for(patience()).unwrap();
             guard.first = 2;
             guard.second = 2;
         });
@@ -435,11 +438,11 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     });
     add("attach", Observed, nothing, false, |victim| {
         let name = victim.name.to_owned();
-        victim.does(|| Builder::new(&name).attach().unwrap());
+        victim.does(|| Builder::new(&name).timeout(patience()).attach().unwrap());
     });
     add("attach_read_only", Observed, nothing, false, |victim| {
         let name = victim.name.to_owned();
-        victim.does(|| Builder::new(&name).attach_read_only().unwrap());
+        victim.does(|| Builder::new(&name).timeout(patience()).attach_read_only().unwrap());
     });
     add("detach", Observed, nothing, false, |victim| {
         let conf = victim.conf();
@@ -480,14 +483,14 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         victim.does(|| ShmemBox::leak(number));
     });
     add("create without a name", Observed, nothing, false, |victim| {
-        victim.does(|| Builder::memfd().create(4096).unwrap());
+        victim.does(|| Builder::memfd().timeout(patience()).create(4096).unwrap());
     });
     add("attach without a name", Memfd, nothing, false, |victim| {
         let fd = victim.memfd.unwrap();
-        victim.does(|| Builder::memfd().attach(fd).unwrap().arena::<A>().unwrap());
+        victim.does(|| Builder::memfd().timeout(patience()).attach(fd).unwrap().arena::<A>().unwrap());
     });
     add("detach without a name", Memfd, nothing, false, |victim| {
-        let conf = Builder::memfd().attach(victim.memfd.unwrap()).unwrap();
+        let conf = Builder::memfd().timeout(patience()).attach(victim.memfd.unwrap()).unwrap();
         victim.does(|| drop(conf));
     });
     // Bump needs no lock that one could die with, and gives memory back only to one who is alone.

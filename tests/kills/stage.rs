@@ -22,9 +22,20 @@ use std::time::Duration;
 const SIZE: usize = 16 * 1024;
 /// What those may grow to that grow.
 pub const MAX_SIZE: usize = 32 * 1024;
-/// Who waits for longer than this gets `Busy`, which is a failure: all who are alive do nothing. Whether a holder is dead is
+
+/// In milliseconds. Who waits for longer than this gets `Busy`, which is a failure: all who are alive do nothing. Whether a holder is dead is
 /// looked at before the time, so a busy machine makes no difference.
-const PATIENCE: Duration = Duration::from_secs(1);
+static PATIENCE: AtomicU64 = AtomicU64::new(1000);
+
+pub fn patience() -> Duration {
+    Duration::from_millis(PATIENCE.load(SeqCst))
+}
+
+/// For a driver whose victims meet locks that nobody gives back.
+pub fn be_impatient() {
+    PATIENCE.store(5, SeqCst);
+}
+
 /// Offset of the lock of the heap in a segment, and of that of the directory.
 const HEAP_LOCK: usize = 128;
 const DIRECTORY_LOCK: usize = 192;
@@ -139,6 +150,10 @@ impl Sealed {
 
 impl Drop for Sealed {
     fn drop(&mut self) {
+        // Who unwinds has failed already.
+        if std::thread::panicking() {
+            return;
+        }
         let id = self.id();
         self.seal = 0;
         ledger().destroyed[id as usize].fetch_add(1, SeqCst);
@@ -201,12 +216,12 @@ pub enum Past {
 }
 
 pub fn builder(name: &str, past: Past) -> BuilderWithSize {
-    let builder = Builder::new(name).timeout(PATIENCE);
+    let builder = Builder::new(name).timeout(patience());
     if past == Past::Growing { builder.with_size(SIZE).max_size(MAX_SIZE) } else { builder.with_size(SIZE) }
 }
 
 pub fn attach<A: Allocator>(name: &str) -> Arena<A> {
-    Builder::new(name).timeout(PATIENCE).attach().unwrap().arena().unwrap()
+    Builder::new(name).timeout(patience()).attach().unwrap().arena().unwrap()
 }
 
 /// What somebody who is attached all along holds.
@@ -324,7 +339,7 @@ impl<A: Allocator> Stage<A> {
             _ => {}
         }
         let conf = if past == Past::Memfd {
-            let (conf, fd) = Builder::memfd().timeout(PATIENCE).create(SIZE).unwrap();
+            let (conf, fd) = Builder::memfd().timeout(patience()).create(SIZE).unwrap();
             stage.view = View::new(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
             stage.memfd = Some(fd);
             conf
@@ -388,7 +403,7 @@ impl<A: Allocator> Stage<A> {
     /// Attaches to the segment, or makes it.
     pub fn open(&self) -> Result<ShmemConf, ShmemError> {
         match &self.memfd {
-            Some(fd) => Builder::memfd().timeout(PATIENCE).attach(fd),
+            Some(fd) => Builder::memfd().timeout(patience()).attach(fd),
             None => builder(&self.name, self.past).open(),
         }
     }

@@ -15,6 +15,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// What a victim does between two stops.
 pub type Trace<'a> = &'a mut dyn FnMut(&mut dyn FnMut());
@@ -23,11 +24,12 @@ pub type Trace<'a> = &'a mut dyn FnMut(&mut dyn FnMut());
 pub struct View {
     path: PathBuf,
     mapping: Option<(NonNull<u8>, usize)>,
+    inode: Option<u64>,
 }
 
 impl View {
     pub fn new(path: PathBuf) -> Self {
-        let mut view = Self { path, mapping: None };
+        let mut view = Self { path, mapping: None, inode: None };
         view.refresh();
         view
     }
@@ -37,6 +39,7 @@ impl View {
         let Ok(file) = File::options().read(true).write(true).open(&self.path) else { return };
         self.close();
         let len = file.metadata().unwrap().size() as usize;
+        self.inode = Some(file.metadata().unwrap().ino());
         let Some(pages) = NonZeroUsize::new(len) else { return };
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let base = unsafe { mmap(None, pages, protection, MapFlags::MAP_SHARED, &file, 0) }.unwrap();
@@ -49,9 +52,22 @@ impl View {
         }
     }
 
+    /// The file.
+    pub const fn inode(&self) -> Option<u64> {
+        self.inode
+    }
+
     /// The bytes. Nobody changes them while they are looked at: the victim has stopped, and the driver is here.
     pub fn bytes(&self) -> &[u8] {
         self.mapping.map_or(&[], |(base, len)| unsafe { std::slice::from_raw_parts(base.as_ptr(), len) })
+    }
+
+    /// Puts another word where the one is at this offset, a multiple of 8.
+    pub fn put(&self, at: usize, word: u64) {
+        let (base, len) = self.mapping.unwrap();
+        assert!(at + 8 <= len && at % 8 == 0);
+        let place = unsafe { base.add(at) }.cast::<AtomicU64>();
+        unsafe { place.as_ref() }.store(word, SeqCst);
     }
 
     /// Puts other bytes in the place of these, as many.
