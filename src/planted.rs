@@ -27,6 +27,12 @@ pub enum Mistake {
     CommitWithoutFence,
     /// What a dead holder left behind a lock is handed out as a value.
     OrphanAsWhole,
+    /// The length of an object is loaded once more after it has been checked.
+    LengthAgain,
+    /// An offset in the heap is not checked.
+    UncheckedOffset,
+    /// A walk along the chain of blocks goes on where a block has no size, and stays there.
+    WalkOnTheSpot,
 }
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);
@@ -39,6 +45,13 @@ pub fn plant(mistake: Mistake) {
 /// Whether this is the mistake to be made.
 pub(crate) fn is_planted(mistake: Mistake) -> bool {
     PLANTED.load(Ordering::Relaxed) == mistake as u32
+}
+
+/// The word of this index, whether there is one or not, if that is the mistake to be made.
+#[allow(unsafe_code)]
+pub(crate) fn unchecked(words: &[AtomicU64], index: usize) -> Option<&AtomicU64> {
+    // SAFETY: none, that is the mistake. Whatever is there is read as an atomic.
+    is_planted(Mistake::UncheckedOffset).then(|| unsafe { &*words.as_ptr().wrapping_add(index) })
 }
 
 /// Stores that a commit without a fence may be moved before: those since the last access that keeps the order.

@@ -52,6 +52,10 @@ fn drive<A: Allocator>(parent: &mut Parent) {
     let [time, seed, stride, most_steps] =
         [0, 1, 2, 3].map(|index| parent.argument(index).parse::<u64>().unwrap());
     let label = parent.argument(4).to_owned();
+    #[cfg(planted)]
+    if parent.argument(5) == "LengthAgain" {
+        shmem_bind::planted::plant(shmem_bind::planted::Mistake::LengthAgain);
+    }
     let mut runner = Runner::<A>::new(seed);
     let all = kills::scenes::all::<A>();
     let fit = all.iter().filter(|scene| Runner::<A>::is_fit(scene) && scene.label.starts_with(&label));
@@ -68,28 +72,45 @@ fn drive<A: Allocator>(parent: &mut Parent) {
     runner.verdict.tell();
 }
 
-/// So many milliseconds for each allocator, in every so many-th scene, whose operation is followed for so many instructions.
-fn fetch(time: u64, stride: u64, most_steps: u64) {
+/// So many milliseconds for an allocator, in every so many-th scene whose label begins like this, whose operation is followed for
+/// so many instructions.
+fn fetch(role: &str, numbers: [u64; 3], label: &str, mistake: &str) -> Verdict {
     let since = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() % 1_000_000;
     let seed = env::var("SHMEM_BIND_SEED").map_or_else(|_| since(), |seed| seed.parse().unwrap());
+    let [time, stride, most_steps] = numbers;
+    let numbers = [time, seed, stride, most_steps].map(|number| number.to_string());
+    let [time, seed, stride, most_steps] = numbers.each_ref().map(String::as_str);
+    verdict::run(role, &[time, seed, stride, most_steps, label, mistake])
+}
+
+fn fetch_with_each_allocator(numbers: [u64; 3]) {
     let label = env::var("SHMEM_BIND_SCENE").unwrap_or_default();
     let mut verdict = Verdict::default();
     for role in ["fetch tlsf", "fetch slab", "fetch bump"] {
-        let numbers = [time, seed, stride, most_steps].map(|number| number.to_string());
-        let [time, seed, stride, most_steps] = numbers.each_ref().map(String::as_str);
-        verdict.add(verdict::run(role, &[time, seed, stride, most_steps, &label]));
+        verdict.add(fetch(role, numbers, &label, "none"));
     }
     verdict.conclude("double_fetch");
 }
 
 #[test]
 fn a_word_changes_between_two_loads() {
-    fetch(1000, 12, 6000);
+    fetch_with_each_allocator([1000, 12, 6000]);
 }
 
 #[test]
 #[ignore = "takes two minutes, or as many seconds as the environment says"]
 fn long_words_change_between_two_loads() {
     let seconds: u64 = env::var("SHMEM_BIND_SECONDS").map_or(120, |seconds| seconds.parse().unwrap());
-    fetch(seconds * 1000 / 3, 1, 100_000);
+    fetch_with_each_allocator([seconds * 1000 / 3, 1, 100_000]);
+}
+
+/// A mistake put in on purpose, which is found.
+#[cfg(planted)]
+#[test]
+fn a_length_that_is_loaded_again() {
+    let play = |mistake| fetch("fetch tlsf", [10_000, 1, 100_000], "claim of a slice", mistake);
+    play("none").conclude("without a mistake");
+    let verdict = play("LengthAgain");
+    println!("LengthAgain: {verdict}, at first {:?}", verdict.reports.first());
+    assert!(verdict.panics + verdict.signals != 0, "it has not been found");
 }

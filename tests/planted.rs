@@ -12,6 +12,9 @@
 //! | `SlotBeforeObjects`: a sweep frees the slot before the objects | `kill_recovery` | objects that are never given back |
 //! | `CommitWithoutFence`: a commit overtakes the stores before it | `kill_points` | a damaged chain |
 //! | `OrphanAsWhole`: what a dead holder left is handed out | `torn_values`, itself | a guard that shows a torn value |
+//! | `LengthAgain`: a claim loads the length again, after the check | `double_fetch`, itself | an object that is not in the segment |
+//! | `UncheckedOffset`: a word of the heap wherever an offset says | `scribble`, itself | a `SIGSEGV` |
+//! | `WalkOnTheSpot`: a block without a size ends no walk | `scribble`, itself | an operation without an end |
 //!
 //! Others are planted where they show better. An unlock that wakes nobody, a takeover by a plain store and seven more are in the
 //! loom models of the lock (`src/lock/models.rs`), for all sleeps are short, and no campaign of real processes would

@@ -57,6 +57,8 @@ fn drive<A: Allocator>(parent: &mut Parent) {
     /// After so many operations all has been done, and has succeeded and failed, also what is seldom.
     const MANY: u64 = 100_000;
     let board = supervisor::board();
+    #[cfg(planted)]
+    planted::plant_by_name(parent.argument(2));
     let mut verdict = Verdict::default();
     let [mut left, mut seed] = [0, 1].map(|index| parent.argument(index).parse::<u64>().unwrap());
     verdict::panics_are_heard_at(&board.last_words);
@@ -75,13 +77,18 @@ fn drive<A: Allocator>(parent: &mut Parent) {
     verdict.tell();
 }
 
-/// So many milliseconds for each allocator.
-fn scribble_for(milliseconds: u64) {
+/// So many milliseconds for an allocator.
+fn scribble(role: &str, milliseconds: u64, mistake: &str) -> Verdict {
     let since = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() % 1_000_000 * 1000;
     let seed = env::var("SHMEM_BIND_SEED").map_or_else(|_| since(), |seed| seed.parse().unwrap());
+    verdict::run(role, &[&milliseconds.to_string(), &seed.to_string(), mistake])
+}
+
+/// So many milliseconds for each allocator.
+fn scribble_for(milliseconds: u64) {
     let mut verdict = Verdict::default();
     for role in ["scribble tlsf", "scribble slab", "scribble bump"] {
-        verdict.add(verdict::run(role, &[&milliseconds.to_string(), &seed.to_string()]));
+        verdict.add(scribble(role, milliseconds, "none"));
     }
     verdict.conclude("scribble");
 }
@@ -96,4 +103,33 @@ fn a_peer_scribbles() {
 fn long_scribble() {
     let seconds: u64 = env::var("SHMEM_BIND_SECONDS").map_or(60, |seconds| seconds.parse().unwrap());
     scribble_for(seconds * 1000 / 3);
+}
+
+/// Mistakes put in on purpose, each of which is found.
+#[cfg(planted)]
+mod planted {
+    use super::scribble;
+    use shmem_bind::planted::{Mistake, plant};
+
+    const MISTAKES: [Mistake; 2] = [Mistake::UncheckedOffset, Mistake::WalkOnTheSpot];
+
+    pub fn plant_by_name(name: &str) {
+        if let Some(mistake) = MISTAKES.into_iter().find(|mistake| format!("{mistake:?}") == name) {
+            plant(mistake);
+        }
+    }
+
+    #[test]
+    fn an_offset_that_is_not_checked() {
+        let verdict = scribble("scribble tlsf", 10_000, "UncheckedOffset");
+        println!("UncheckedOffset: {verdict}, at first {:?}", verdict.reports.first());
+        assert_ne!(verdict.signals, 0);
+    }
+
+    #[test]
+    fn a_walk_on_the_spot() {
+        let verdict = scribble("scribble tlsf", 10_000, "WalkOnTheSpot");
+        println!("WalkOnTheSpot: {verdict}, at first {:?}", verdict.reports.first());
+        assert_ne!(verdict.late, 0);
+    }
 }

@@ -368,5 +368,11 @@ fn leaked_object<T: Object + ?Sized>(
     // Tag and extent stay as they are for as long as the block is leaked by this serial.
     let len = found.extent.object_len().ok_or(HandleError::Damaged { at: block })?;
     typed::check::<T>(found.tag, len).map_err(HandleError::Mismatch)?;
-    Ok((attached.region.object(offset, len, typed::align::<T>())?, len))
+    let start = attached.region.object(offset, len, typed::align::<T>())?;
+    #[cfg(planted)]
+    if is_planted(Mistake::LengthAgain) {
+        let extent = heap.load(block.wrapping_add(crate::object::EXTENT_OFFSET))?;
+        return Ok((start, crate::object::Extent::from_bits(extent).object_len().unwrap_or(len)));
+    }
+    Ok((start, len))
 }

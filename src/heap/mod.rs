@@ -29,7 +29,7 @@ use crate::object::{
     TAG_OFFSET,
 };
 #[cfg(planted)]
-use crate::planted::{LATE, Mistake, is_planted};
+use crate::planted::{LATE, Mistake, is_planted, unchecked};
 use core::fmt;
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
@@ -207,6 +207,8 @@ impl<'a> Heap<'a> {
     fn place(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
         self.step();
         let word = usize::try_from(offset / WORD).ok().and_then(|index| self.words.get(index));
+        #[cfg(planted)]
+        let word = word.or_else(|| unchecked(self.words, (offset / WORD) as usize));
         match word {
             Some(word) if offset % WORD == 0 => Ok(word),
             _ => Err(HeapError::Damaged { at: offset }),
@@ -275,6 +277,8 @@ impl<'a> Heap<'a> {
             extent: Extent::from_bits(self.load_relaxed(offset.wrapping_add(EXTENT_OFFSET))?),
         };
         let is_block = offset % GRANULE == WORD && block.extent.len() >= MIN_BLOCK_LEN;
+        #[cfg(planted)]
+        let is_block = is_block || is_planted(Mistake::WalkOnTheSpot) && block.extent.is_empty();
         let fits = block.end().is_some_and(|end| end <= self.capacity());
         if is_block && fits { Ok(block) } else { Err(HeapError::Damaged { at: offset }) }
     }

@@ -210,6 +210,11 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let arena = victim.attach();
         victim.does(|| arena.claim(handle()).unwrap());
     });
+    add("claim of a slice", Observed, nothing, true, |victim| {
+        let arena = victim.attach();
+        let handle = ShmemBox::leak(arena.alloc_slice(50, 1_u8).unwrap());
+        victim.does(|| arena.claim(handle).unwrap());
+    });
     add("claim of a stale handle", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         let stale = ShmemBox::leak(arena.alloc(Sealed::new()).unwrap());

@@ -8,6 +8,8 @@ use super::{AFTER_FREE, END_MARK, FOOTER_LEN, HIGH_WATER, MAX_HEAP, USED, block_
 use crate::error::HeapError;
 use crate::heap::{Block, Heap, HeapGuard, Usage};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, MIN_BLOCK_LEN};
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 
 /// Where the first block begins.
 pub(super) const fn first(heap: &Heap<'_>) -> u64 {
@@ -54,6 +56,8 @@ impl<'h, 'a> Chain<'h, 'a> {
         }
         let block = block_at(self.heap, at)?;
         let has_object = block.state.is_free() || block.extent.object_len().is_some();
+        #[cfg(planted)]
+        let has_object = has_object || is_planted(Mistake::WalkOnTheSpot);
         match block.end() {
             Some(end) if has_object && block.state.is_valid() => self.at = end,
             _ => return Err(damaged(at)),
