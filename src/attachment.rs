@@ -36,6 +36,7 @@ use crate::lock::{Holder, Roll};
 use crate::membership::{Event, Refusal, Slot};
 use crate::private::PrivateMemory;
 use crate::region::Region;
+use crate::sys::Failure;
 use crate::sys::process;
 use crate::sys::shm::Mapping;
 use crate::tenancy::Tenancy;
@@ -238,7 +239,7 @@ impl Attached {
     }
 
     /// Children after `fork` do not get the segment, nor anything else in its place.
-    pub(crate) fn exclude_from_fork(&self) -> Result<(), Errno> {
+    pub(crate) fn exclude_from_fork(&self) -> Result<(), Failure> {
         self.region.exclude_from_fork()?;
         let (start, end) = self.region.addresses();
         holes::forget(start);
@@ -346,7 +347,7 @@ pub(crate) struct Vacancy(
 );
 
 impl Vacancy {
-    pub(crate) fn reserve() -> Result<Self, Errno> {
+    pub(crate) fn reserve() -> Result<Self, Failure> {
         let mut place = &FIRST;
         loop {
             let page = page_at(place)?;
@@ -388,7 +389,7 @@ impl Drop for Vacancy {
 }
 
 /// The page that `place` leads to; a new one if there is none, or none of this process.
-fn page_at(place: &AtomicPtr<Page>) -> Result<NonNull<Page>, Errno> {
+fn page_at(place: &AtomicPtr<Page>) -> Result<NonNull<Page>, Failure> {
     let found = place.load(Ordering::Acquire);
     if let Some(page) = NonNull::new(found) {
         // SAFETY: by invariant 1 (and because `FIRST` is treated the same) the page is still mapped.
@@ -417,7 +418,7 @@ fn page_at(place: &AtomicPtr<Page>) -> Result<NonNull<Page>, Errno> {
             Ok(new)
         }
         // Another thread was quicker; ours is unmapped again. A page once put in place stays.
-        Err(other) => NonNull::new(other).ok_or(Errno::NOMEM),
+        Err(other) => NonNull::new(other).ok_or(Failure::new("mmap", Errno::NOMEM)),
     }
 }
 

@@ -25,6 +25,7 @@
 
 use crate::error::{CopyError, Errno, ShmemError, SizeError};
 use crate::shareable::{AnyBitPattern, NoUninit};
+use crate::sys::Failure;
 use crate::sys::shm::{self, Access, Mapping};
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -106,17 +107,11 @@ impl CopyRegion {
         seal: fn(&OwnedFd) -> Result<(), Errno>,
     ) -> Result<(Self, OwnedFd), ShmemError> {
         check_len(len as u64)?;
-        let fd = shm::memfd(c"shmem-bind-copy").map_err(os("memfd_create"))?;
-        let no_space = |call| {
-            move |errno| match errno {
-                Errno::NOSPC | Errno::NOMEM => ShmemError::NoSpace { asked: len as u64 },
-                errno => ShmemError::Os { call, errno },
-            }
-        };
-        shm::reserve(&fd, len as u64).map_err(no_space("fallocate"))?;
-        let mapping = Mapping::shared(&fd, len, Access::ReadWrite).map_err(no_space("mmap"))?;
+        let fd = shm::memfd(c"shmem-bind-copy").map_err(Failure::of("memfd_create"))?;
+        shm::reserve(&fd, len as u64).map_err(|failure| no_space(failure, len as u64))?;
+        let mapping = map(&fd, len, Access::ReadWrite)?;
         // A mapping that may be written to is there already when that is forbidden to those to come.
-        seal(&fd).map_err(os("fcntl"))?;
+        seal(&fd).map_err(Failure::of("fcntl"))?;
         Ok((Self { mapping, access: Access::ReadWrite }, fd))
     }
 
@@ -141,15 +136,11 @@ impl CopyRegion {
 
     fn attach_with(fd: &OwnedFd, access: Access) -> Result<Self, ShmemError> {
         // First the seals: before, the length may change.
-        if !shm::is_sealed(fd) {
+        if !shm::is_sealed(fd)? {
             return Err(ShmemError::Unsealed);
         }
-        let asked = shm::status(fd).map_err(os("fstat"))?.len;
-        let len = check_len(asked)?;
-        let mapping = Mapping::shared(fd, len, access).map_err(|errno| match errno {
-            Errno::NOMEM => ShmemError::NoSpace { asked },
-            errno => ShmemError::Os { call: "mmap", errno },
-        })?;
+        let len = check_len(shm::status(fd).map_err(Failure::of("fstat"))?.len)?;
+        let mapping = map(fd, len, access)?;
         Ok(Self { mapping, access })
     }
 
@@ -384,6 +375,15 @@ fn check_len(len: u64) -> Result<usize, SizeError> {
     }
 }
 
-fn os(call: &'static str) -> impl Fn(Errno) -> ShmemError {
-    move |errno| ShmemError::Os { call, errno }
+fn map(fd: &OwnedFd, len: usize, access: Access) -> Result<Mapping, ShmemError> {
+    Mapping::shared(fd, len, access)
+        .map_err(Failure::of("mmap"))
+        .map_err(|failure| no_space(failure, len as u64))
+}
+
+fn no_space(failure: Failure, asked: u64) -> ShmemError {
+    match failure.errno() {
+        Errno::NOSPC | Errno::NOMEM => ShmemError::NoSpace { asked },
+        _ => failure.into(),
+    }
 }

@@ -13,6 +13,7 @@
 //! Makes references to pages of its own, which are atomics alone, and are never unmapped.
 #![allow(unsafe_code)]
 
+use crate::sys::Failure;
 use crate::sys::shm::{self, Mapping};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -41,7 +42,7 @@ struct Range {
 }
 
 /// Says that children will not get `len` bytes from `start`.
-pub(crate) fn remember(start: usize, len: usize) -> Result<(), Errno> {
+pub(crate) fn remember(start: usize, len: usize) -> Result<(), Failure> {
     let mut place = &FIRST;
     loop {
         let page = page_at(place)?;
@@ -97,7 +98,7 @@ fn existing(place: &AtomicPtr<Page>) -> Option<&'static Page> {
 }
 
 /// The page that `place` leads to; a new one if there is none.
-fn page_at(place: &AtomicPtr<Page>) -> Result<&'static Page, Errno> {
+fn page_at(place: &AtomicPtr<Page>) -> Result<&'static Page, Failure> {
     if let Some(page) = existing(place) {
         return Ok(page);
     }
@@ -111,5 +112,5 @@ fn page_at(place: &AtomicPtr<Page>) -> Result<&'static Page, Errno> {
         mapping.leak();
     }
     // Another thread may have been quicker; ours is unmapped again then.
-    existing(place).ok_or(Errno::NOMEM)
+    existing(place).ok_or(Failure::new("mmap", Errno::NOMEM))
 }

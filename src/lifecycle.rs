@@ -31,6 +31,7 @@ use crate::membership::{Event, Membership, Phase, Refusal, Slot, Step, UnlinkPol
 use crate::name::Name;
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
+use crate::sys::Failure;
 use crate::sys::shm::{self, Inode};
 use crate::tenancy::Tenancy;
 use rustix::io::Errno;
@@ -47,27 +48,30 @@ pub(crate) struct Link {
 
 impl Link {
     /// Whether the name still leads to the file.
-    pub(crate) fn is_intact(&self) -> Result<bool, Errno> {
-        let status = shm::status_at(self.name.path())?;
+    pub(crate) fn is_intact(&self) -> Result<bool, Failure> {
+        let status = shm::status_at(self.name.path()).map_err(Failure::of("stat"))?;
         Ok(status.is_some_and(|status| status.inode == self.inode))
     }
 
     /// Whether this process has the right to remove the name, if it still leads to the file.
-    pub(crate) fn may_unlink(&self) -> Result<(), Errno> {
-        if self.is_intact()? { shm::may_unlink(self.name.path()) } else { Ok(()) }
+    pub(crate) fn may_unlink(&self) -> Result<(), Failure> {
+        if !self.is_intact()? {
+            return Ok(());
+        }
+        shm::may_unlink(self.name.path()).map_err(Failure::of("unlink"))
     }
 
     /// Removes the name if it still leads to the file.
     ///
     /// For the designated unlinker and for the holder of the exclusive lock.
-    pub(crate) fn unlink(&self) -> Result<(), Errno> {
+    pub(crate) fn unlink(&self) -> Result<(), Failure> {
         if !self.is_intact()? {
             return Ok(());
         }
         match shm::unlink(self.name.path()) {
             // An administrator was quicker, with `rm`.
             Err(Errno::NOENT) => Ok(()),
-            result => result,
+            result => result.map_err(Failure::of("unlink")),
         }
     }
 }
@@ -169,7 +173,7 @@ impl Member<'_> {
             if step.unlink {
                 // If that fails all the same, it has been counted, and the name is for the next one to remove who
                 // meets it and may.
-                let _: Result<(), Errno> = self.unlink_counted();
+                let _: Result<(), Failure> = self.unlink_counted();
             }
             return step.last;
         }
@@ -203,7 +207,7 @@ impl Member<'_> {
     }
 
     /// Gives back what the tenant of `slot` holds if it is certainly dead; gives whether it was.
-    pub(crate) fn sweep(&self, slot: Slot) -> Result<bool, Errno> {
+    pub(crate) fn sweep(&self, slot: Slot) -> Result<bool, Failure> {
         let tenancy = self.header.tenancy(slot);
         if !tenancy.is_certainly_dead(self.own) || !self.header.replace_tenancy(slot, tenancy, self.own) {
             return Ok(false);
@@ -218,7 +222,7 @@ impl Member<'_> {
     /// Retired and yet named: acts for a designated unlinker that is dead or gone.
     ///
     /// `Ok` also if there was nothing to do because a living one is at it.
-    pub(crate) fn take_over(&self, unlinker: Slot) -> Result<(), Errno> {
+    pub(crate) fn take_over(&self, unlinker: Slot) -> Result<(), Failure> {
         for gone in [Tenancy::FREE, Tenancy::DECEASED] {
             if self.header.replace_tenancy(unlinker, gone, self.own) {
                 return self.clear_claimed(unlinker);
@@ -260,7 +264,7 @@ impl Member<'_> {
     }
 
     /// Sweeps a slot whose tenancy has been claimed, then frees it.
-    fn clear_claimed(&self, slot: Slot) -> Result<(), Errno> {
+    fn clear_claimed(&self, slot: Slot) -> Result<(), Failure> {
         let result = match self.step(Event::Sweep(slot)) {
             Ok(step) if step.unlink => self.unlink_counted(),
             _ => Ok(()),
@@ -270,7 +274,7 @@ impl Member<'_> {
     }
 
     /// As designated unlinker: removes the name, if there is one and it still leads here.
-    pub(crate) fn unlink_counted(&self) -> Result<(), Errno> {
+    pub(crate) fn unlink_counted(&self) -> Result<(), Failure> {
         let result = self.link.map_or(Ok(()), Link::unlink);
         if result.is_err() {
             self.header.count(Counter::UnlinkFailures);

@@ -25,7 +25,7 @@ use alloc::vec::Vec;
 /// # }
 /// ```
 pub fn segments() -> Result<Vec<String>, ShmemError> {
-    let mut names = shm::file_names().map_err(|errno| ShmemError::Os { call: "getdents64", errno })?;
+    let mut names = shm::file_names()?;
     names.retain(|name| Name::new(name).is_ok_and(|name| is_segment(&name)));
     names.sort();
     Ok(names)

@@ -10,6 +10,7 @@
 
 use crate::allocator::Functions;
 use crate::object::{GRANULE, MIN_BLOCK_LEN};
+use crate::sys::Failure;
 use crate::sys::clock::Deadline;
 use crate::sys::shm::Mapping;
 use core::ptr::{self, NonNull};
@@ -40,7 +41,7 @@ impl PrivateMemory {
     }
 
     /// Maps the memory for an arena that has these functions, and whose heap may grow to `heap_words`.
-    pub(crate) fn map(&self, functions: &'static Functions, heap_words: usize) -> Result<(), Errno> {
+    pub(crate) fn map(&self, functions: &'static Functions, heap_words: usize) -> Result<(), Failure> {
         self.stock.map(functions.private_words)?;
         // One for each 32 bytes of heap, of which each block takes at least as many.
         self.counts.map(heap_words.div_ceil(WORDS_A_COUNT).saturating_add(STRIPES))
@@ -122,11 +123,11 @@ impl LazyWords {
     }
 
     /// Maps `len` words; called once, by the one who opens the arena.
-    fn map(&self, len: usize) -> Result<(), Errno> {
+    fn map(&self, len: usize) -> Result<(), Failure> {
         if len == 0 || self.len.load(Ordering::Relaxed) != 0 {
             return Ok(());
         }
-        let bytes = len.checked_mul(size_of::<AtomicU64>()).ok_or(Errno::NOMEM)?;
+        let bytes = len.checked_mul(size_of::<AtomicU64>()).ok_or(Failure::new("mmap", Errno::NOMEM))?;
         let mapping = Mapping::private_sparse(bytes)?;
         self.len.store(len, Ordering::Relaxed);
         self.base.store(mapping.base().as_ptr().cast(), Ordering::Release);

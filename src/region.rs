@@ -15,6 +15,7 @@
 use crate::error::HeapError;
 use crate::header::{HEADER_LEN, SharedHeader};
 use crate::object::BLOCK_HEADER_LEN;
+use crate::sys::Failure;
 use crate::sys::shm::{Access, Mapping};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
@@ -165,7 +166,7 @@ impl Region {
     }
 
     /// Children after `fork` do not get the segment.
-    pub(crate) fn exclude_from_fork(&self) -> Result<(), Errno> {
+    pub(crate) fn exclude_from_fork(&self) -> Result<(), Failure> {
         self.mapping.exclude_from_fork()
     }
 

@@ -87,10 +87,9 @@ impl ShmemConf {
             return Err(ArenaError::ReadOnly);
         }
         is_formed::<A>(attached)?;
-        let os = |call| move |errno| ArenaError::Os { call, errno };
-        attached.exclude_from_fork().map_err(os("madvise"))?;
+        attached.exclude_from_fork()?;
         let words = attached.region.heap_words().len();
-        attached.private.map(functions::<A>(), words).map_err(os("mmap"))?;
+        attached.private.map(functions::<A>(), words)?;
         let arena = Arena { conf: self, allocator: PhantomData };
         arena.form()?;
         arena.open();

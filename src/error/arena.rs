@@ -1,6 +1,6 @@
 //! Errors of arenas
 
-use super::{Errno, FORKED};
+use super::{Errno, FORKED, system_call};
 use crate::allocator_id::AllocatorId;
 use crate::shareable::TagMismatch;
 use core::error::Error;
@@ -144,7 +144,7 @@ impl fmt::Display for ArenaError {
             Self::Busy => f.write_str(BUSY),
             Self::NotRecoverable => f.write_str(NOT_RECOVERABLE),
             Self::Damaged { at } => damaged(f, at),
-            Self::Os { call, errno } => write!(f, "the system call {call} failed: {errno}"),
+            Self::Os { call, errno } => system_call(f, call, errno),
         }
     }
 }

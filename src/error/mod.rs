@@ -23,6 +23,32 @@ pub use rustix::io::Errno;
 const FORKED: &str =
     "the handle belongs to the parent process from before fork; open the segment in this process";
 
+/// Says that a system call has failed, and what can be done about it.
+fn system_call(f: &mut fmt::Formatter<'_>, call: &str, errno: Errno) -> fmt::Result {
+    write!(f, "the system call {call} failed: {errno}")?;
+    f.write_str(match (call, errno) {
+        ("mmap" | "madvise" | "memfd_create" | "fcntl", Errno::ACCESS | Errno::PERM) => {
+            "; see which filter or security policy forbids it"
+        }
+        (_, Errno::ACCESS | Errno::PERM) => {
+            "; run as the segment's user, or let its creator widen Builder::mode, or attach read-only"
+        }
+        (_, Errno::MFILE | Errno::NFILE) => "; raise the limit of open files, or close some",
+        (_, Errno::ROFS | Errno::NOENT) => "; see that /dev/shm is mounted and may be written to",
+        (_, Errno::FBIG) => "; raise the limit of file sizes, or ask for less",
+        (_, Errno::NOSPC | Errno::DQUOT) => "; free some of /dev/shm",
+        (_, Errno::NOMEM | Errno::NOLCK) => {
+            "; free some memory, or raise the limit of what this process is allowed"
+        }
+        ("fallocate", Errno::OPNOTSUPP | Errno::NOSYS) => "; ask for ReservePolicy::Lazy",
+        ("madvise", Errno::INVAL) => {
+            "; the kernel is too old for it: arenas need Linux 4.14, and growing needs 5.14"
+        }
+        (_, Errno::NOSYS) => "; the kernel is too old for it, or a filter forbids it",
+        _ => "",
+    })
+}
+
 /// Why a segment could not be created, attached or unlinked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -346,16 +372,7 @@ impl fmt::Display for ShmemError {
                  Builder::memfd",
             ),
             Self::Os { call, errno } => {
-                write!(f, "the system call {call} failed: {errno}")?;
-                f.write_str(match errno {
-                    Errno::ACCESS | Errno::PERM => {
-                        "; run as the segment's user, or let its creator widen Builder::mode, or attach read-only"
-                    }
-                    Errno::MFILE | Errno::NFILE => "; raise the limit of open files, or close some",
-                    Errno::ROFS | Errno::NOENT => "; see that /dev/shm is mounted and may be written to",
-                    Errno::FBIG => "; raise the limit of file sizes, or ask for less",
-                    _ => "",
-                })
+                system_call(f, call, errno)
             }
             Self::Box(error) => error.fmt(f),
             Self::Arena(error) => error.fmt(f),

@@ -1,15 +1,15 @@
 //! Joining a segment that exists
 
-use super::{AGAIN, Attempt, Intent, damaged, os};
+use super::{AGAIN, Attempt, Intent, damaged};
 use crate::attachment::{Attached, Origin, Seat};
 use crate::error::ShmemError;
 use crate::header::{Counter, Header};
 use crate::lifecycle::{Link, Member};
 use crate::membership::{Event, OrphanPolicy, Phase, Refusal, Slot};
 use crate::region::Region;
+use crate::sys::Failure;
 use crate::tenancy::Tenancy;
 use core::time::Duration;
-use rustix::io::Errno;
 
 /// A segment that is locked (unless it is a memfd), mapped, and not being formed.
 pub(super) struct Joining {
@@ -34,7 +34,7 @@ impl Joining {
             (Phase::Forming, _) | (Phase::Retired, Intent::Read) => return Err(ShmemError::NotFound),
             (Phase::Retired, _) => {
                 if let Some(unlinker) = word.owner_slot() {
-                    os("unlink", member.take_over(unlinker))?;
+                    member.take_over(unlinker)?;
                 }
                 return AGAIN;
             }
@@ -68,7 +68,7 @@ impl Joining {
         };
         let result = match step {
             // Retired instead of joined, to be made anew.
-            Ok(_) => os("unlink", member.unlink_counted()).and(AGAIN),
+            Ok(_) => member.unlink_counted().map_err(ShmemError::from).and(AGAIN),
             Err(Refusal::Phase(_)) => AGAIN,
             Err(Refusal::Orphaned) => Err(ShmemError::Orphaned),
             Err(refusal) => Err(damaged(&member, refusal)),
@@ -94,7 +94,7 @@ impl Joining {
         if let Some(owner) = member.header.membership().owner_slot() {
             // If the segment has been retired meanwhile, this may have to unlink it. That it is not permitted to
             // has been counted, and joining is refused.
-            let _: Result<bool, Errno> = member.sweep(owner);
+            let _: Result<bool, Failure> = member.sweep(owner);
         }
         if self.header.orphan_policy() != OrphanPolicy::Recreate || !member.header.membership().is_orphan() {
             return false;
@@ -122,7 +122,7 @@ impl Joining {
 
 /// Whether this process may take the name away: a segment that has been retired stays so, if it may not.
 fn may_unlink(member: &Member<'_>) -> Result<(), ShmemError> {
-    member.link.map_or(Ok(()), |link| os("unlink", link.may_unlink()))
+    Ok(member.link.map_or(Ok(()), Link::may_unlink)?)
 }
 
 /// An administrator's way to take the name of a Live segment away.
@@ -130,7 +130,7 @@ fn retire(member: &Member<'_>) -> Result<Attempt, ShmemError> {
     may_unlink(member)?;
     let (slot, inherited) = member.take_tenancy().ok_or(ShmemError::Full)?;
     let result = match member.step(Event::Retire(slot)) {
-        Ok(_) => os("unlink", member.unlink_counted()).map(|()| Attempt::Done(None)),
+        Ok(_) => member.unlink_counted().map(|()| Attempt::Done(None)).map_err(ShmemError::from),
         Err(Refusal::Phase(_)) => AGAIN,
         Err(refusal) => Err(damaged(member, refusal)),
     };

@@ -33,6 +33,7 @@ use crate::lifecycle::{Link, Member};
 use crate::membership::{Event, OrphanPolicy, Phase, Refusal, UnlinkPolicy};
 use crate::name::Name;
 use crate::region::Region;
+use crate::sys::Failure;
 use crate::sys::clock::Deadline;
 use crate::sys::process;
 use crate::sys::shm::{self, Access, Status};
@@ -134,7 +135,7 @@ pub(crate) fn open(
     options: Options,
 ) -> Result<Attachment, ShmemError> {
     let request = Request { name: name?, intent: intent?, options };
-    let vacancy = reserve_record()?;
+    let vacancy = Vacancy::reserve()?;
     match request.until_done(vacancy.own())? {
         Some(attached) => Ok(vacancy.occupy(attached)),
         // Only `Intent::Unlink` ends without an attachment.
@@ -145,11 +146,7 @@ pub(crate) fn open(
 /// Removes the name of a segment, as an administrator; those attached go on without it.
 pub(crate) fn unlink(name: Name) -> Result<(), ShmemError> {
     let request = Request { name, intent: Intent::Unlink, options: Options::DEFAULT };
-    request.until_done(reserve_record()?.own()).map(|_| ())
-}
-
-fn reserve_record() -> Result<Vacancy, ShmemError> {
-    os("mmap", Vacancy::reserve())
+    request.until_done(Vacancy::reserve()?.own()).map(|_| ())
 }
 
 /// Creates a segment without a name.
@@ -158,7 +155,7 @@ pub(crate) fn create_memfd(
     options: Options,
 ) -> Result<(Attachment, OwnedFd), ShmemError> {
     let payload_len = payload_len?;
-    let vacancy = reserve_record()?;
+    let vacancy = Vacancy::reserve()?;
     let fd = os("memfd_create", shm::memfd(c"shmem-bind"))?;
     let header = new_header(payload_len, &options, true)?;
     lay_out(&fd, &header)?;
@@ -174,8 +171,8 @@ pub(crate) fn attach_memfd(
     access: Access,
     patience: Duration,
 ) -> Result<Attachment, ShmemError> {
-    let vacancy = reserve_record()?;
-    if !shm::is_sealed(fd) {
+    let vacancy = Vacancy::reserve()?;
+    if !shm::is_sealed(fd)? {
         return Err(ShmemError::Unsealed);
     }
     let status = os("fstat", shm::status(fd))?;
@@ -236,8 +233,10 @@ impl Request {
             Err(Errno::LOOP) => irregular(FileKind::Symlink),
             Err(Errno::ISDIR) => irregular(FileKind::Directory),
             Err(Errno::NXIO | Errno::NODEV) => irregular(FileKind::Other),
-            Err(Errno::NOSPC) => Err(ShmemError::NoSpace { asked: self.intent.creates().unwrap_or(0) }),
-            Err(errno) => os("open", Err(errno)),
+            Err(errno) => Err(match (errno, self.intent.creates()) {
+                (Errno::NOSPC | Errno::DQUOT, Some(asked)) => ShmemError::NoSpace { asked },
+                _ => ShmemError::Os { call: "open", errno },
+            }),
         }
     }
 
@@ -269,7 +268,7 @@ impl Request {
     /// The kernel says that nobody is attached.
     fn exclusive(&self, fd: &OwnedFd, status: &Status, own: Tenancy) -> Result<Attempt, ShmemError> {
         let link = self.link(status);
-        if !is_intact(&link)? {
+        if !link.is_intact()? {
             return AGAIN;
         }
         let header = read_header(fd)?;
@@ -286,7 +285,7 @@ impl Request {
             Phase::Forming if self.intent != Intent::Unlink => self.form(fd, status, link, own),
             // Its creator or its unlinker died.
             Phase::Forming | Phase::Retired => {
-                os("unlink", link.unlink())?;
+                link.unlink()?;
                 if self.intent == Intent::Unlink { Ok(Attempt::Done(None)) } else { AGAIN }
             }
             Phase::Live => {
@@ -320,7 +319,7 @@ impl Request {
         // Only now: before, the segment may not have had its length.
         let status = self.checked_status(fd)?;
         let link = self.link(&status);
-        if !os("flock", shm::try_lock_shared(fd))? || !is_intact(&link)? {
+        if !os("flock", shm::try_lock_shared(fd))? || !link.is_intact()? {
             return AGAIN;
         }
         let region = map(fd, &header, &status, Access::ReadWrite)?;
@@ -368,7 +367,8 @@ impl Request {
         self.form_with(payload_len, fd, status, link, own).inspect_err(|_| {
             // The caller gets the error that led here; an unfinished file would do no harm. If it has to stay, it
             // need not keep memory.
-            let _: Result<(), Errno> = shm::set_len(fd, 0).and_then(|()| link.unlink());
+            let _: Result<(), Failure> =
+                shm::set_len(fd, 0).map_err(Failure::of("ftruncate")).and_then(|()| link.unlink());
         })
     }
 
@@ -413,22 +413,20 @@ fn new_header(initial_len: u64, options: &Options, memfd: bool) -> Result<Header
 
 /// Makes a file of no bytes into a segment that is Forming.
 fn lay_out(fd: &OwnedFd, header: &Header) -> Result<(), ShmemError> {
-    let failed = |call| {
-        move |errno| match errno {
-            Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => ShmemError::NoSpace { asked: header.payload_len() },
-            _ => ShmemError::Os { call, errno },
-        }
+    let failed = |failure: Failure| match failure.errno() {
+        Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => ShmemError::NoSpace { asked: header.payload_len() },
+        _ => failure.into(),
     };
     // The first bytes make the file recognisable, whatever length it gets to.
-    shm::write_start(fd, &header.encode()).map_err(failed("pwrite"))?;
+    shm::write_start(fd, &header.encode()).map_err(Failure::of("pwrite")).map_err(failed)?;
     if !header.is_lazy() {
         let initial = header.initial_len().saturating_add(HEADER_LEN as u64);
-        shm::reserve(fd, initial).map_err(failed("fallocate"))?;
+        shm::reserve(fd, initial).map_err(failed)?;
         if header.initial_len() == header.payload_len() {
             return Ok(());
         }
     }
-    shm::set_len(fd, header.total_len()).map_err(failed("ftruncate"))
+    shm::set_len(fd, header.total_len()).map_err(Failure::of("ftruncate")).map_err(failed)
 }
 
 /// Maps a segment that is Forming and takes slot 0.
@@ -485,10 +483,6 @@ fn map_region(fd: &OwnedFd, payload_len: u64, access: Access) -> Result<Region, 
 
 fn os<T>(call: &'static str, result: Result<T, Errno>) -> Result<T, ShmemError> {
     result.map_err(|errno| ShmemError::Os { call, errno })
-}
-
-fn is_intact(link: &Link) -> Result<bool, ShmemError> {
-    os("stat", link.is_intact())
 }
 
 fn damaged(member: &Member<'_>, _: Refusal) -> ShmemError {

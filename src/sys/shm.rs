@@ -10,6 +10,7 @@
 //! `mmap` and `munmap` are unsafe; [`Mapping`] owns its range and nothing else unmaps it.
 #![allow(unsafe_code)]
 
+use super::Failure;
 use crate::error::FileKind;
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
@@ -124,9 +125,16 @@ pub(crate) fn seal_for_readers(fd: &OwnedFd) -> Result<(), Errno> {
 ///
 /// One of huge pages does not count: it is mapped in other units than it is asked for, and a hole in it may be
 /// a `SIGBUS`.
-pub(crate) fn is_sealed(fd: &OwnedFd) -> bool {
-    fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SEALS))
-        && fs::fstatfs(fd).is_ok_and(|statfs| kind(&statfs) == TMPFS_MAGIC)
+pub(crate) fn is_sealed(fd: &OwnedFd) -> Result<bool, Failure> {
+    match fs::fcntl_get_seals(fd) {
+        Ok(seals) if seals.contains(SEALS) => {
+            let statfs = fs::fstatfs(fd).map_err(Failure::of("fstatfs"))?;
+            Ok(kind(&statfs) == TMPFS_MAGIC)
+        }
+        // No file that can have seals.
+        Ok(_) | Err(Errno::INVAL) => Ok(false),
+        Err(errno) => Err(Failure::new("fcntl", errno)),
+    }
 }
 
 /// Whether a lock on a segment lasts as long as a mapping of it, as it does where the mapping is of the very
@@ -212,15 +220,16 @@ pub(crate) fn set_len(fd: &OwnedFd, len: u64) -> Result<(), Errno> {
 }
 
 /// Sets the length and reserves the memory, so that a full file system is an error here and no SIGBUS later.
-pub(crate) fn reserve(fd: &OwnedFd, len: u64) -> Result<(), Errno> {
+pub(crate) fn reserve(fd: &OwnedFd, len: u64) -> Result<(), Failure> {
     // Ask before taking: reserving far more than there is would drive everybody else out of memory first.
-    if len > RESERVE_STEP && free_space(fd)? < len {
-        return Err(Errno::NOSPC);
+    if len > RESERVE_STEP && free_space(fd).map_err(Failure::of("fstatfs"))? < len {
+        return Err(Failure::new("fallocate", Errno::NOSPC));
     }
     let mut done = 0;
     while done < len {
         let step = RESERVE_STEP.min(len.saturating_sub(done));
-        io::retry_on_intr(|| fs::fallocate(fd, FallocateFlags::empty(), done, step))?;
+        io::retry_on_intr(|| fs::fallocate(fd, FallocateFlags::empty(), done, step))
+            .map_err(Failure::of("fallocate"))?;
         done = done.saturating_add(step);
     }
     Ok(())
@@ -248,12 +257,12 @@ pub(crate) fn machine_memory() -> u64 {
 
 /// The names of the files that segments could be.
 #[cfg(feature = "alloc")]
-pub(crate) fn file_names() -> Result<alloc::vec::Vec<alloc::string::String>, Errno> {
-    let directory =
-        fs::open(c"/dev/shm", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+pub(crate) fn file_names() -> Result<alloc::vec::Vec<alloc::string::String>, Failure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = fs::open(c"/dev/shm", flags, Mode::empty()).map_err(Failure::of("open"))?;
     let mut names = alloc::vec::Vec::new();
-    for entry in fs::Dir::read_from(&directory)? {
-        let entry = entry?;
+    for entry in fs::Dir::new(directory).map_err(Failure::of("getdents64"))? {
+        let entry = entry.map_err(Failure::of("getdents64"))?;
         if let (FileType::RegularFile, Ok(name)) = (entry.file_type(), entry.file_name().to_str()) {
             names.push(name.into());
         }
@@ -299,30 +308,34 @@ impl Mapping {
     }
 
     /// Maps `len` zeroed private bytes that read as zero again in a child after `fork`.
-    pub(crate) fn private_wiped_on_fork(len: usize) -> Result<Self, Errno> {
+    pub(crate) fn private_wiped_on_fork(len: usize) -> Result<Self, Failure> {
         let mapping = Self::private(len)?;
         // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes nothing in this process.
-        unsafe { mm::madvise(mapping.base.as_ptr().cast(), len, Advice::LinuxWipeOnFork) }?;
+        unsafe { mm::madvise(mapping.base.as_ptr().cast(), len, Advice::LinuxWipeOnFork) }
+            .map_err(Failure::of("madvise"))?;
         Ok(mapping)
     }
 
     /// Private memory, zero at first, of which children after `fork` get a copy.
-    pub(crate) fn private(len: usize) -> Result<Self, Errno> {
+    pub(crate) fn private(len: usize) -> Result<Self, Failure> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a null hint lets the kernel choose a free range, so no existing memory is touched.
-        let base = unsafe { mm::mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE) }?;
-        Self::own(base.cast(), len)
+        unsafe { mm::mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE) }
+            .and_then(|base| Self::own(base.cast(), len))
+            .map_err(Failure::of("mmap"))
     }
 
     /// The same, for a range that stays mostly unused: none of its memory is promised.
-    pub(crate) fn private_sparse(len: usize) -> Result<Self, Errno> {
+    pub(crate) fn private_sparse(len: usize) -> Result<Self, Failure> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a null hint lets the kernel choose a free range, so no existing memory is touched.
-        let base = unsafe { mm::mmap_anonymous(ptr::null_mut(), len, protection, flags) }?;
-        let mapping = Self::own(base.cast(), len)?;
+        let mapping = unsafe { mm::mmap_anonymous(ptr::null_mut(), len, protection, flags) }
+            .and_then(|base| Self::own(base.cast(), len))
+            .map_err(Failure::of("mmap"))?;
         // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes nothing in this process.
-        unsafe { mm::madvise(base, len, Advice::LinuxWipeOnFork) }?;
+        unsafe { mm::madvise(mapping.base.as_ptr().cast(), len, Advice::LinuxWipeOnFork) }
+            .map_err(Failure::of("madvise"))?;
         Ok(mapping)
     }
 
@@ -335,9 +348,10 @@ impl Mapping {
     }
 
     /// Children after `fork` do not get this range.
-    pub(crate) fn exclude_from_fork(&self) -> Result<(), Errno> {
+    pub(crate) fn exclude_from_fork(&self) -> Result<(), Failure> {
         // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes nothing in this process.
         unsafe { mm::madvise(self.base.as_ptr().cast(), self.len, Advice::LinuxDontFork) }
+            .map_err(Failure::of("madvise"))
     }
 
     /// Takes the memory of the pages in this part of a shared mapping, so that no store there fails later. On error
