@@ -367,8 +367,8 @@ impl Request {
         self.form_with(payload_len, fd, status, link, own).inspect_err(|_| {
             // The caller gets the error that led here; an unfinished file would do no harm. If it has to stay, it
             // need not keep memory.
-            let _: Result<(), Failure> =
-                shm::set_len(fd, 0).map_err(Failure::of("ftruncate")).and_then(|()| link.unlink());
+            let _: Result<(), Errno> = shm::set_len(fd, 0);
+            let _: Result<(), Failure> = link.unlink();
         })
     }
 

@@ -154,8 +154,12 @@ fn kind(statfs: &StatFs) -> u32 {
 /// Random bytes; waits until the kernel has some, early at boot.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], Errno> {
     let mut bytes = [0; N];
-    // Up to 256 bytes come all at once.
-    io::retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty()))?;
+    let mut filled = 0_usize;
+    // Up to 256 bytes come all at once, by the man page; a filter or an emulator may have it otherwise.
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let count = io::retry_on_intr(|| getrandom(&mut *rest, GetRandomFlags::empty()))?;
+        filled = filled.saturating_add(count);
+    }
     Ok(bytes)
 }
 
