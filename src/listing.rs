@@ -6,6 +6,7 @@ use crate::name::Name;
 use crate::sys::shm::{self, Access};
 use alloc::string::String;
 use alloc::vec::Vec;
+use rustix::io::Errno;
 
 /// The names of all segments of this crate that exist and that this process may read, sorted.
 ///
@@ -13,7 +14,7 @@ use alloc::vec::Vec;
 /// are passed over, and so are those that vanish meanwhile.
 ///
 /// # Errors
-/// [`ShmemError::Os`]: the directory cannot be read.
+/// [`ShmemError::Os`]: the directory cannot be read, or there is no descriptor left to look at its files.
 ///
 /// # Examples
 /// ```
@@ -25,15 +26,26 @@ use alloc::vec::Vec;
 /// # }
 /// ```
 pub fn segments() -> Result<Vec<String>, ShmemError> {
-    let mut names = shm::file_names()?;
-    names.retain(|name| Name::new(name).is_ok_and(|name| is_segment(&name)));
+    let mut names = Vec::new();
+    for name in shm::file_names()? {
+        if let Ok(path) = Name::new(&name) {
+            if is_segment(&path)? {
+                names.push(name);
+            }
+        }
+    }
     names.sort();
     Ok(names)
 }
 
-fn is_segment(name: &Name) -> bool {
+fn is_segment(name: &Name) -> Result<bool, ShmemError> {
+    let os = |call| move |errno| ShmemError::Os { call, errno };
+    let fd = match shm::open(name.path(), Access::ReadOnly, None) {
+        // Not this process's to read, gone, or something else in its place.
+        Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::LOOP | Errno::ISDIR) => return Ok(false),
+        Err(Errno::NXIO | Errno::NODEV) => return Ok(false),
+        result => result.map_err(os("open"))?,
+    };
     let mut bytes = [0; PREFIX_LEN];
-    let read = shm::open(name.path(), Access::ReadOnly, None)
-        .and_then(|fd| shm::read_start(&fd, &mut bytes).map(Header::parse));
-    matches!(read, Ok(Ok(_)))
+    Ok(Header::parse(shm::read_start(&fd, &mut bytes).map_err(os("pread"))?).is_ok())
 }
