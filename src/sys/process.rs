@@ -146,29 +146,31 @@ pub(crate) fn own_namespace(own: Option<&Pidfd>) -> Option<u64> {
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let mut buffer = [0; 4096];
     // A /proc that belongs to another PID namespace would tell of somebody else.
-    if !shows_own_namespace(read_file(c"/proc/self/status", &mut buffer)?) {
+    if !shows_own_namespace(read_file(c"/proc/self/status", &mut buffer).ok()?) {
         return None;
     }
     // Start times are told by the reader's own clock, so those told in two time namespaces may differ.
-    let offsets = read_file(c"/proc/self/timens_offsets", &mut buffer);
-    if offsets.is_some_and(|offsets| offsets.iter().any(|byte| matches!(byte, b'1'..=b'9'))) {
-        return None;
+    match read_file(c"/proc/self/timens_offsets", &mut buffer) {
+        Ok(offsets) if has_no_offsets(offsets) => {}
+        // Before Linux 5.6 there are no such namespaces. That there is no descriptor left, say, tells nothing.
+        Err(Errno::NOENT) => {}
+        _ => return None,
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = fs::open(c"/proc", flags, Mode::empty()).ok()?;
     let process = fs::openat(&proc, DecInt::new(pid), flags, Mode::empty()).ok()?;
-    parse_start_time(read_file_at(process.as_fd(), c"stat", &mut buffer)?)
+    parse_start_time(read_file_at(process.as_fd(), c"stat", &mut buffer).ok()?)
 }
 
-fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
     read_file_at(fs::CWD, path, buffer)
 }
 
 /// The beginning of a file, as much of it as one `read` gives.
-fn read_file_at<'a>(directory: BorrowedFd<'_>, path: &CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
-    let fd = fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let len = io::retry_on_intr(|| io::read(&fd, &mut *buffer)).ok()?;
-    buffer.get(..len)
+fn read_file_at<'a>(directory: BorrowedFd<'_>, path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let fd = fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let len = io::retry_on_intr(|| io::read(&fd, &mut *buffer))?;
+    Ok(buffer.get(..len).unwrap_or_default())
 }
 
 /// Whether a `/proc/self/status` is of the PID namespace of its reader: `NSpid` then has one number, the
@@ -183,12 +185,23 @@ fn shows_own_namespace(status: &[u8]) -> bool {
     })
 }
 
+/// Whether a `/proc/self/timens_offsets` says that all clocks are those of the machine: a line for each of the two that can
+/// differ, whole.
+fn has_no_offsets(offsets: &[u8]) -> bool {
+    let lines = offsets.iter().filter(|byte| **byte == b'\n').count();
+    lines >= 2 && offsets.ends_with(b"\n") && !offsets.iter().any(|byte| matches!(byte, b'1'..=b'9'))
+}
+
 /// Field 22 of `/proc/PID/stat`; field 2 is the command in parentheses, which may hold spaces and parentheses.
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
     let end_of_command = stat.iter().rposition(|byte| *byte == b')')?;
     let after = stat.get(end_of_command.checked_add(1)?..)?;
     let fields = core::str::from_utf8(after).ok()?;
-    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    let mut fields = fields.split_ascii_whitespace().skip(22 - 3);
+    let start_time = fields.next()?;
+    // Else it may be cut off in the middle.
+    fields.next()?;
+    start_time.parse().ok()
 }
 
 /// `PIDFD_GET_PID_NAMESPACE`: no argument, returns a descriptor of the namespace.
@@ -282,5 +295,21 @@ mod tests {
         assert!(!shows_own_namespace(b"Name:\tx\nNSpid:\t42\t7\n"));
         assert!(!shows_own_namespace(b"Name:\tx\n"));
         assert!(!shows_own_namespace(b"NSpid:\t42"), "cut off");
+    }
+    #[test]
+    fn a_start_time_that_is_cut_off_is_not_that_of_another_process() {
+        let stat = b"42 (a) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2 3\n";
+        assert_eq!(parse_start_time(stat), Some(98765));
+        for len in 0..stat.len() {
+            assert!(matches!(parse_start_time(&stat[..len]), None | Some(98765)), "{len}");
+        }
+    }
+
+    #[test]
+    fn offsets_that_are_cut_off_are_not_none() {
+        let offsets = b"monotonic           0         0\nboottime            0         0\n";
+        assert!(has_no_offsets(offsets));
+        assert!((0..offsets.len()).all(|len| !has_no_offsets(&offsets[..len])));
+        assert!(!has_no_offsets(b"monotonic           0         0\nboottime        86400         0\n"));
     }
 }
