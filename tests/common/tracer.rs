@@ -102,14 +102,6 @@ impl Tracee {
     pub fn system_call(self) -> Option<u64> {
         self.is_system_call(self.instruction()).then(|| ptrace::getregs(self.0).unwrap().rax)
     }
-
-    /// Lets the system call that comes next fail, without making it.
-    pub fn fail_system_call(self, errno: nix::errno::Errno) {
-        let mut registers = ptrace::getregs(self.0).unwrap();
-        registers.rip += Self::SYSCALL.len() as u64;
-        registers.rax = i64::from(-(errno as i32)) as u64;
-        ptrace::setregs(self.0, registers).unwrap();
-    }
 }
 
 /// Steps a child through its operation.
