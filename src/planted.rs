@@ -33,6 +33,12 @@ pub enum Mistake {
     UncheckedOffset,
     /// A walk along the chain of blocks goes on where a block has no size, and stays there.
     WalkOnTheSpot,
+    /// A question that fails is taken for the answer that the process is dead.
+    FailureIsDeath,
+    /// What has been mapped stays mapped when the next step fails.
+    MappingLeftOnError,
+    /// Nobody looks whether a memfd could be sealed.
+    SealUnchecked,
 }
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);

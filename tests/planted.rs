@@ -15,6 +15,9 @@
 //! | `LengthAgain`: a claim loads the length again, after the check | `double_fetch`, itself | an object that is not in the segment |
 //! | `UncheckedOffset`: a word of the heap wherever an offset says | `scribble`, itself | a `SIGSEGV` |
 //! | `WalkOnTheSpot`: a block without a size ends no walk | `scribble`, itself | an operation without an end |
+//! | `FailureIsDeath`: a question that fails is taken for the answer "dead" | `syscalls`, itself | a living process that is swept, or robbed of its lock |
+//! | `MappingLeftOnError`: what has been mapped stays when the next step fails | `syscalls`, itself | a mapping left over |
+//! | `SealUnchecked`: nobody looks whether a memfd could be sealed | `syscalls`, itself | a success that is none |
 //!
 //! Others are planted where they show better. An unlock that wakes nobody, a takeover by a plain store and seven more are in the
 //! loom models of the lock (`src/lock/models.rs`), for all sleeps are short, and no campaign of real processes would

@@ -44,7 +44,11 @@ const SHORT: Duration = Duration::from_millis(3);
 #[test]
 #[ignore = "the entry point of child processes"]
 fn child() {
-    common::run_child(&[("drive", drive)]);
+    common::run_child(&[
+        ("drive", drive),
+        #[cfg(planted)]
+        ("err", planted::err),
+    ]);
 }
 
 #[test]
@@ -65,11 +69,12 @@ fn long_every_system_call_fails_in_every_way() {
 }
 
 fn matrix(errors: &str) {
-    let drivers = [0; DRIVERS].map(|_| ()).into_iter().enumerate().map(|(index, ())| {
-        let errors = errors.to_owned();
-        std::thread::spawn(move || hear_of(&Child::spawn("drive", &[&index.to_string(), &errors])))
-    });
-    let drivers: Vec<_> = drivers.collect();
+    let drivers: Vec<_> = (0..DRIVERS)
+        .map(|index| {
+            let (index, errors) = (index.to_string(), errors.to_owned());
+            std::thread::spawn(move || hear_of("drive", &[&index, &errors]))
+        })
+        .collect();
     let mut figures = Figures::default();
     drivers.into_iter().for_each(|driver| figures.add(driver.join().unwrap()));
     figures.conclude();
@@ -121,7 +126,8 @@ impl fmt::Display for Figures {
 }
 
 /// In the test: what a driver says.
-fn hear_of(driver: &Child) -> Figures {
+fn hear_of(role: &str, arguments: &[&str]) -> Figures {
+    let driver = Child::spawn(role, arguments);
     let mut figures = Figures::default();
     loop {
         let line = driver.hear();
@@ -150,13 +156,20 @@ fn drive(parent: &mut Parent) {
     stay_on_one_cpu();
     let index: usize = parent.argument(0).parse().unwrap();
     let errors = parent.argument(1).parse().unwrap_or(usize::MAX);
-    let only = std::env::var("SHMEM_BIND_OPERATION").ok();
     let mut figures = Figures::default();
-    for operation in arenas::ALL.iter().chain(segments::ALL).skip(index).step_by(DRIVERS) {
-        if only.as_ref().is_none_or(|only| operation.label.contains(only)) {
-            fail_each_call(operation, errors, &mut figures, parent);
-        }
+    for operation in operations().skip(index).step_by(DRIVERS) {
+        fail_each_call(operation, errors, &mut figures, parent);
     }
+    tell(&figures, parent);
+}
+
+fn operations() -> impl Iterator<Item = &'static Operation> {
+    // The first one must be that of a driver.
+    arenas::ALL.iter().chain(segments::ALL)
+}
+
+/// Says what the matrix has shown.
+fn tell(figures: &Figures, parent: &mut Parent) {
     figures.sites.iter().for_each(|site| parent.say(&format!("site {site:?}")));
     figures.reports.iter().take(60).for_each(|report| parent.say(&format!("report {report}")));
     let Figures { operations, once, always, wrong, leaks, .. } = figures;
@@ -264,4 +277,54 @@ fn says_what_to_do(site: Site, injection: Injection) -> bool {
             | Errno::EPERM
             | Errno::EROFS
     ) || site == Site::Fallocate && errno == Errno::EOPNOTSUPP
+}
+
+/// The matrix finds mistakes; see `tests/planted.rs`.
+#[cfg(planted)]
+mod planted {
+    use super::{Figures, Parent, fail_each_call, hear_of, operations, tell};
+    use shmem_bind::planted::{Mistake, plant};
+
+    const MISTAKES: [Mistake; 3] =
+        [Mistake::FailureIsDeath, Mistake::MappingLeftOnError, Mistake::SealUnchecked];
+
+    /// Makes a mistake, if there is one of this name, and goes through one operation.
+    pub(super) fn err(parent: &mut Parent) {
+        let [mistake, label] = [0, 1].map(|index| parent.argument(index).to_owned());
+        if let Some(mistake) = MISTAKES.into_iter().find(|other| format!("{other:?}") == mistake) {
+            plant(mistake);
+        }
+        let operation = operations().find(|operation| operation.label == label).unwrap();
+        let mut figures = Figures::default();
+        fail_each_call(operation, usize::MAX, &mut figures, parent);
+        tell(&figures, parent);
+    }
+
+    /// The matrix finds the mistake, and nothing without it.
+    #[track_caller]
+    fn find(mistake: Mistake, label: &str) -> Figures {
+        let sound = hear_of("err", &["none", label]);
+        assert!(sound.reports.is_empty(), "without a mistake: {:#?}", sound.reports);
+        let figures = hear_of("err", &[&format!("{mistake:?}"), label]);
+        println!("{mistake:?}: {figures}, at first {:?}", figures.reports.first());
+        figures
+    }
+
+    #[test]
+    fn a_failure_taken_for_a_death() {
+        let figures = find(Mistake::FailureIsDeath, "sweep");
+        assert_ne!(figures.wrong, 0, "a living one is swept");
+        assert_ne!(figures.leaks, 0, "and has lost its slot");
+        assert_ne!(find(Mistake::FailureIsDeath, "alloc, the lock held by a living one").leaks, 0);
+    }
+
+    #[test]
+    fn a_mapping_left_on_error() {
+        assert_ne!(find(Mistake::MappingLeftOnError, "arena, to be formatted").leaks, 0);
+    }
+
+    #[test]
+    fn a_seal_unchecked() {
+        assert_ne!(find(Mistake::SealUnchecked, "memfd create").wrong, 0);
+    }
 }

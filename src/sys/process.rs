@@ -9,6 +9,8 @@
 //! One `ioctl` that returns a descriptor, for which rustix has no wrapper.
 #![allow(unsafe_code)]
 
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use core::ffi::{CStr, c_void};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -67,6 +69,8 @@ pub(crate) fn liveness(pid: u32) -> Liveness {
         Ok(fd) if has_exited(&fd) => Liveness::Dead,
         Ok(fd) => Liveness::Alive(Pidfd(fd)),
         Err(Errno::SRCH) => Liveness::Dead,
+        #[cfg(planted)]
+        Err(_) if is_planted(Mistake::FailureIsDeath) => Liveness::Dead,
         // Threads get their numbers where processes do. That it is one now says nothing of the process that had the
         // number; that it is another than that process does.
         Err(_) => process::pidfd_open(pid, THREAD)

@@ -12,6 +12,8 @@
 
 use super::Failure;
 use crate::error::FileKind;
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
 use rustix::fd::OwnedFd;
@@ -113,7 +115,12 @@ pub(crate) fn memfd(name: &CStr) -> Result<OwnedFd, Errno> {
 
 /// Fixes a memfd's length, and that it stays fixed.
 pub(crate) fn seal(fd: &OwnedFd) -> Result<(), Errno> {
-    fs::fcntl_add_seals(fd, SEALS)
+    let sealed = fs::fcntl_add_seals(fd, SEALS);
+    #[cfg(planted)]
+    if is_planted(Mistake::SealUnchecked) {
+        return Ok(());
+    }
+    sealed
 }
 
 /// The same, and that from now on nobody writes to it but through mappings that are there already.
@@ -338,8 +345,13 @@ impl Mapping {
             .and_then(|base| Self::own(base.cast(), len))
             .map_err(Failure::of("mmap"))?;
         // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes nothing in this process.
-        unsafe { mm::madvise(mapping.base.as_ptr().cast(), len, Advice::LinuxWipeOnFork) }
-            .map_err(Failure::of("madvise"))?;
+        let advised = unsafe { mm::madvise(mapping.base.as_ptr().cast(), len, Advice::LinuxWipeOnFork) };
+        #[cfg(planted)]
+        if let (Err(errno), true) = (advised, is_planted(Mistake::MappingLeftOnError)) {
+            mapping.leak();
+            return Err(Failure::new("madvise", errno));
+        }
+        advised.map_err(Failure::of("madvise"))?;
         Ok(mapping)
     }
 

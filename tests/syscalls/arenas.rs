@@ -124,6 +124,11 @@ pub const ALL: &[Operation] = &[
                 stage.store(HEAP_LOCK, 0);
             }
         },
+        at_end: |_, run| {
+            if run.calls.iter().all(|call| call.site != FutexWait) {
+                run.leaks.push("a living one was robbed of its lock".to_owned());
+            }
+        },
         ..ALLOC
     },
     Operation {
