@@ -16,6 +16,8 @@ use crate::error::HeapError;
 use crate::header::{HEADER_LEN, SharedHeader};
 use crate::object::BLOCK_HEADER_LEN;
 use crate::sys::shm::{Access, Mapping};
+use crate::whereabouts::Whereabouts;
+use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use rustix::fd::OwnedFd;
@@ -48,6 +50,8 @@ pub(crate) struct Region {
     /// INVARIANT 1: mapped from the start of a segment's file, so aligned to a page, which is no less than
     /// 4096 bytes; longer than a header.
     mapping: Mapping,
+    /// Where that can be looked up.
+    whereabouts: &'static Whereabouts,
     /// How many words of an arena's payload are its heap.
     heap_words: usize,
 }
@@ -59,12 +63,20 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Maps `payload_len` bytes of payload and the header before it.
-    pub(crate) fn map(fd: &OwnedFd, payload_len: u64, access: Access) -> Result<Self, Errno> {
+    /// Maps `payload_len` bytes of payload and the header before it, and says so in `whereabouts`, which is this region's
+    /// alone as long as it exists.
+    pub(crate) fn map(
+        fd: &OwnedFd,
+        payload_len: u64,
+        access: Access,
+        whereabouts: &'static Whereabouts,
+    ) -> Result<Self, Errno> {
         let len = usize::try_from(payload_len).ok().and_then(|len| len.checked_add(HEADER_LEN));
         let len = len.ok_or(Errno::NOMEM)?;
         let heap_words = heap_words(len.saturating_sub(HEADER_LEN) / WORD);
-        Ok(Self { mapping: Mapping::shared(fd, len, access)?, heap_words })
+        let mapping = Mapping::shared(fd, len, access)?;
+        whereabouts.publish(&mapping, access);
+        Ok(Self { mapping, whereabouts, heap_words })
     }
 
     pub(crate) const fn header(&self) -> &SharedHeader {
@@ -156,15 +168,14 @@ impl Region {
         })
     }
 
-    /// The addresses where the segment is mapped: of its first byte, and of the one after its last.
-    pub(crate) fn addresses(&self) -> (usize, usize) {
-        let start = self.mapping.base().addr().get();
-        // Does not saturate: what is mapped ends within the address space.
-        (start, start.saturating_add(self.mapping.len()))
+    /// The addresses where the segment is mapped.
+    pub(crate) fn addresses(&self) -> Range<usize> {
+        self.mapping.addresses()
     }
 
     /// Children after `fork` do not get the segment.
     pub(crate) fn exclude_from_fork(&self) -> Result<(), Errno> {
+        self.whereabouts.exclude_from_fork();
         self.mapping.exclude_from_fork()
     }
 
@@ -172,5 +183,12 @@ impl Region {
     pub(crate) const fn payload_len(&self) -> usize {
         // Does not saturate, by invariant 1.
         self.mapping.len().saturating_sub(HEADER_LEN)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // The mapping is unmapped after this.
+        self.whereabouts.unpublish();
     }
 }

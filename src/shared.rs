@@ -222,16 +222,18 @@ impl<T: ?Sized> ShmemArc<T> {
         let drop_one = |count: u64| if count > 1 { count.checked_sub(1) } else { None };
         // SYNC: Release by all who drop theirs, Acquire by the last: it sees what was done through the others.
         while count.fetch_update(Ordering::Release, Ordering::Relaxed, drop_one).is_err() {
-            let Some(place) = Place::of(attached, self.value.cast()) else {
+            let Some(block) = attached.region.block_of(self.value.cast()) else {
                 // The value of a segment: nobody finds it anew, so this is the last for good.
                 let is_last = count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok();
                 return is_last.then_some(Given::Last);
             };
-            let _stripe = attached.private.stripe(place.block);
+            let _stripe = attached.private.stripe(block);
             if count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_err() {
                 // Found once more meanwhile. (Or damaged, which private memory is not.)
                 continue;
             }
+            // Severed, it says nothing to anybody any more: others give it back.
+            let Some(place) = Place::at(attached, block) else { return Some(Given::Others) };
             let slot = place.heap.own_slot().ok()?;
             #[cfg(planted)]
             if is_planted(Mistake::ReleaseInTwoSteps) {

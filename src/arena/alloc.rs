@@ -219,7 +219,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// # Errors
     /// [`HandleError`] says what is wrong with the handle; the object, if there is one, stays as it was.
     pub fn claim<T: Object + ?Sized>(&self, handle: Handle<T>) -> Result<ShmemBox<T>, HandleError> {
-        let (attached, heap) = self.parts().ok_or(HandleError::Forked)?;
+        let (attached, heap) = self.parts()?;
         if handle.is_nothing() {
             return Err(HandleError::Nothing);
         }
@@ -234,7 +234,7 @@ impl<A: RegionAllocator> Arena<A> {
         let mut result = Err(HandleError::Gone { offset });
         // Otherwise the block could be freed and its memory used for something else between looking and claiming.
         let held = A::hold_still(&heap, &mut || result = claim_block::<T>(attached, &heap, exports, &handle));
-        self.after(attached);
+        self.after(attached)?;
         held?;
         let (start, len) = result?;
         // SAFETY: the claim has made the block exclusive to this attachment; by tag and length it holds a `T`.
@@ -255,13 +255,13 @@ impl<A: RegionAllocator> Arena<A> {
         if align > HEADER_LEN {
             return Err(AllocError::OverAligned { align, max: HEADER_LEN });
         }
-        let (attached, heap) = self.parts().ok_or(AllocError::Forked)?;
+        let (attached, heap) = self.parts()?;
         let request = Request::new(len, align as u64, tag, heap.own_slot()?);
         let block = match A::allocate(&heap, &request) {
             Ok(block) => Ok(block),
             Err(error) => self.allocate_after(error, &heap, &request),
         };
-        self.after(attached);
+        self.after(attached)?;
         let block = block?;
         Ok(attached.region.object(block.wrapping_add(BLOCK_HEADER_LEN), len, align)?)
     }
