@@ -165,6 +165,17 @@ impl<A: RegionAllocator> Arena<A> {
         result
     }
 
+    /// An error, if it is to be believed: of an arena whose header reads as zero, everything that one looks for is not
+    /// there. Then it has been lost, by a hole in the file, or because the segment is severed.
+    #[cold]
+    fn believable<E: From<HeapError> + From<Unusable>>(&self, error: E) -> E {
+        match self.parts() {
+            Err(unusable) => unusable.into(),
+            Ok((attached, _)) if attached.slot().is_none() => HeapError::Damaged { at: 0 }.into(),
+            Ok(_) => error,
+        }
+    }
+
     /// Lets the allocator tidy up if nobody else uses the heap.
     fn begin(&self) -> Result<(), ArenaError> {
         let (attached, heap) = self.parts()?;

@@ -238,7 +238,7 @@ impl<A: RegionAllocator> Arena<A> {
             Err(error) => Err(error.into()),
         };
         self.after(attached)?;
-        result
+        result.map_err(|error| self.believable(error))
     }
 
     /// A reference to the object of a name, of the right type. The caller holds the directory's lock.
@@ -327,9 +327,12 @@ impl fmt::Debug for NameEntry {
 
 impl<A: RegionAllocator> Names<'_, A> {
     fn entry(&mut self) -> Result<Option<NameEntry>, DirectoryError> {
-        let (_, heap) = self.arena.parts()?;
+        let (attached, heap) = self.arena.parts()?;
         self.arena.enter(|entered| {
-            let Some((found, order)) = entered.next(self.after)? else { return Ok(None) };
+            let Some((found, order)) = entered.next(self.after)? else {
+                // Without a header there are no names either.
+                return attached.slot().map(|_| None).ok_or(HeapError::Damaged { at: 0 }.into());
+            };
             self.after = Some(order);
             let name = entered.name(&found)?;
             let block = heap.block(found.object)?;
