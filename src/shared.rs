@@ -215,7 +215,7 @@ impl<T: ?Sized> ShmemArc<T> {
         Ok(unsafe { ShmemBox::from_parts(this.value, conf) })
     }
 
-    /// Gives this reference up; `None` if this process has others, or the object's block has been damaged.
+    /// Gives this reference up; `None` if this process has others.
     fn give_up(&self) -> Option<Given> {
         let attached = self.conf.0.get()?;
         let count = count_of(attached, self.value.cast())?;
@@ -234,23 +234,25 @@ impl<T: ?Sized> ShmemArc<T> {
             }
             // Severed, it says nothing to anybody any more: others give it back.
             let Some(place) = Place::at(attached, block) else { return Some(Given::Others) };
-            let slot = place.heap.own_slot().ok()?;
+            let Ok(slot) = place.heap.own_slot() else { return Some(Given::Others) };
             #[cfg(planted)]
             if is_planted(Mistake::ReleaseInTwoSteps) {
                 // Without the last bit, and then the slot of the one who is to destroy it.
                 let nobody = BlockState::from_bits(BlockState::shared(slot).bits() & 0xff);
                 if place.heap.replace_state(place.block, BlockState::shared(slot), nobody) == Ok(true) {
-                    place.heap.replace_state(place.block, nobody, BlockState::exclusive(slot)).ok()?;
+                    let _: Result<bool, HeapError> =
+                        place.heap.replace_state(place.block, nobody, BlockState::exclusive(slot));
                     place.exports().clear(place.block);
                     return Some(Given::Last);
                 }
             }
-            let (_, next) = place.heap.change(place.block, Event::Release(slot)).ok()?.ok()?;
-            if !matches!(next.map(BlockState::kind), Some(Ok(Kind::Exclusive(_)))) {
-                return Some(Given::Others);
-            }
-            place.exports().clear(place.block);
-            return Some(Given::Last);
+            return Some(match place.heap.change(place.block, Event::Release(slot)) {
+                Ok(Ok((_, Some(next)))) if matches!(next.kind(), Ok(Kind::Exclusive(_))) => {
+                    place.exports().clear(place.block);
+                    Given::Last
+                }
+                _ => Given::Others,
+            });
         }
         None
     }
@@ -259,7 +261,7 @@ impl<T: ?Sized> ShmemArc<T> {
 /// What became of an object when the last reference of this process was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Given {
-    /// Others have it, or a name leads to it.
+    /// Others have it, or a name leads to it; or its block has been damaged, and nobody destroys it.
     Others,
     /// It is exclusive to this attachment now.
     Last,
