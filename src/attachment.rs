@@ -37,7 +37,7 @@ use crate::heap::Heap;
 use crate::holes;
 use crate::lifecycle::{Departure, Link, Member};
 use crate::lock::{Holder, Roll};
-use crate::membership::{Event, Refusal, Slot};
+use crate::membership::{Event, Phase, Refusal, Slot};
 use crate::private::PrivateMemory;
 use crate::region::Region;
 use crate::sys::process;
@@ -191,6 +191,14 @@ impl Attached {
         let Seat { slot, generation, .. } = self.seat?;
         let header = self.region.header();
         (header.tenancy(slot) == self.own && header.generation(slot) == generation).then_some(slot)
+    }
+
+    /// Whether the header can be that of a segment which this is attached to. Zeros, from a hole in the file, cannot.
+    pub(crate) fn is_listed(&self) -> bool {
+        match self.seat {
+            Some(_) => self.slot().is_some(),
+            None => matches!(self.region.header().membership().phase(), Ok(Phase::Live | Phase::Retired)),
+        }
     }
 
     /// Leaves the segment, once; gives whether the value in it is the caller's to destroy.

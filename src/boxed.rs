@@ -94,7 +94,7 @@ impl ShmemConf {
         check_fit::<T>(attached)?;
         let is_first = attached.region.header().set_payload(Payload::value_of::<T>());
         let result = if is_first { Ok(()) } else { check_payload::<T>(attached) };
-        unless_severed(attached, result)?;
+        believable(attached, result)?;
         Ok(ShmemBox { value: attached.region.payload().cast(), conf: self })
     }
 
@@ -130,7 +130,7 @@ impl ShmemConf {
     pub unsafe fn read_ref<T>(self) -> Result<ReadRef<T>, BoxError> {
         let attached = self.0.get().ok_or(BoxError::Forked)?;
         check_fit::<T>(attached)?;
-        unless_severed(attached, check_payload::<T>(attached))?;
+        believable(attached, check_payload::<T>(attached))?;
         Ok(ReadRef { value: attached.region.payload().cast(), conf: self })
     }
 }
@@ -150,8 +150,12 @@ fn check_fit<T>(attached: &Attached) -> Result<(), BoxError> {
 }
 
 /// What was found in the header, unless it was zeros that have taken its place.
-fn unless_severed(attached: &Attached, result: Result<(), BoxError>) -> Result<(), BoxError> {
-    if attached.is_severed() { Err(BoxError::Severed) } else { result }
+fn believable(attached: &Attached, result: Result<(), BoxError>) -> Result<(), BoxError> {
+    match result {
+        _ if attached.is_severed() => Err(BoxError::Severed),
+        _ if !attached.is_listed() => Err(BoxError::Damaged { found: 0 }),
+        result => result,
+    }
 }
 
 /// Whether the payload is a value of the size and alignment of `T`, or nothing yet.

@@ -15,7 +15,6 @@ use crate::directory::{self, Key};
 use crate::error::{DirectoryError, HeapError};
 use crate::exports::Exports;
 use crate::header::Payload;
-use crate::membership::Phase;
 use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, TAG_OFFSET};
 use crate::segment::ShmemConf;
 use crate::typed::{self, Object};
@@ -126,9 +125,8 @@ fn pinned<T: Object + ?Sized>(attached: &Attached, name: &str) -> Result<(NonNul
     let (region, header) = (&attached.region, attached.region.header());
     let key = Key::new(name, attached.header.segment_id())?;
     if !matches!(header.payload(), Ok(Payload::Arena { is_formed: true, .. })) {
-        // What was opened was not being formed any more; zeros in its place are.
-        let is_lost = !matches!(header.membership().phase(), Ok(Phase::Live | Phase::Retired));
-        return Err(if is_lost { HeapError::Damaged { at: 0 }.into() } else { DirectoryError::NotFound });
+        let damaged = HeapError::Damaged { at: 0 }.into();
+        return Err(if attached.is_listed() { DirectoryError::NotFound } else { damaged });
     }
     let read = |offset| region.read_heap(offset);
     let block = directory::find_pinned(&read, &header.directory.table, &key)?;

@@ -171,9 +171,19 @@ impl<A: RegionAllocator> Arena<A> {
     fn believable<E: From<HeapError> + From<Unusable>>(&self, error: E) -> E {
         match self.parts() {
             Err(unusable) => unusable.into(),
-            Ok((attached, _)) if attached.slot().is_none() => HeapError::Damaged { at: 0 }.into(),
+            Ok((attached, _)) if !attached.is_listed() => HeapError::Damaged { at: 0 }.into(),
             Ok(_) => error,
         }
+    }
+
+    /// After an operation on all of the arena: [`after`](Self::after), and what came of it, if it is to be believed.
+    fn result<R, E: Into<ArenaError>>(
+        &self,
+        attached: &Attached,
+        result: Result<R, E>,
+    ) -> Result<R, ArenaError> {
+        self.after(attached)?;
+        if attached.is_listed() { result.map_err(Into::into) } else { Err(ArenaError::Damaged { at: 0 }) }
     }
 
     /// Lets the allocator tidy up if nobody else uses the heap.
@@ -204,13 +214,13 @@ impl<A: RegionAllocator> Arena<A> {
     /// [`Damaged`](ArenaError::Damaged).
     pub fn usage(&self) -> Result<Usage, ArenaError> {
         let (attached, heap) = self.parts()?;
-        let usage = A::usage(&heap);
-        if attached.alarms() == 0 {
-            return Ok(usage?);
+        let mut usage = A::usage(&heap);
+        if attached.alarms() != 0 {
+            self.after(attached)?;
+            // Without what the dead held.
+            usage = A::usage(&heap);
         }
-        self.after(attached)?;
-        // Without what the dead held.
-        Ok(A::usage(&heap)?)
+        self.result(attached, usage)
     }
 
     /// Size of the payload that is in use now, in bytes: what it was created with, or has [grown](Self::grow) to.
@@ -249,9 +259,7 @@ impl<A: RegionAllocator> Arena<A> {
         if asked > max {
             return Err(ArenaError::AboveMaximum { asked, max });
         }
-        let result = grow::<A>(attached, &heap, asked);
-        self.after(attached)?;
-        result
+        self.result(attached, grow::<A>(attached, &heap, asked))
     }
 
     /// Checks all that must hold of the arena's memory, also what is not needed to go on. Takes time in proportion to
@@ -261,9 +269,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// [`ArenaError::Damaged`] says where it does not hold; and as [`usage`](Self::usage).
     pub fn check(&self) -> Result<(), ArenaError> {
         let (attached, heap) = self.parts()?;
-        let result = check::<A>(attached, &heap);
-        self.after(attached)?;
-        Ok(result?)
+        self.result(attached, check::<A>(attached, &heap))
     }
 }
 

@@ -331,7 +331,11 @@ impl<A: RegionAllocator> Names<'_, A> {
         self.arena.enter(|entered| {
             let Some((found, order)) = entered.next(self.after)? else {
                 // Without a header there are no names either.
-                return attached.slot().map(|_| None).ok_or(HeapError::Damaged { at: 0 }.into());
+                return if attached.is_listed() {
+                    Ok(None)
+                } else {
+                    Err(HeapError::Damaged { at: 0 }.into())
+                };
             };
             self.after = Some(order);
             let name = entered.name(&found)?;

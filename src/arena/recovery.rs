@@ -94,7 +94,7 @@ impl<A: RegionAllocator> Arena<A> {
         } else {
             Ok(Reclaimed::default())
         };
-        if attached.is_severed() { Err(ArenaError::Severed) } else { result }
+        self.result(attached, result)
     }
 
     /// After an operation: if it has taken a lock over from one that died, gives back what else that one held.
