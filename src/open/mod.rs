@@ -49,8 +49,8 @@ pub enum ReservePolicy {
     /// All at once (`fallocate`): want of memory is an error of opening, not a `SIGBUS` later.
     #[default]
     Now,
-    /// Page by page, when first written: for large segments that stay mostly empty. If there is no memory
-    /// then, the writer is killed by `SIGBUS`.
+    /// Page by page, when first written, or read: for large segments that stay mostly empty. If there is no memory
+    /// then, whoever needs it is killed by `SIGBUS`, unless its handler calls [`sigbus_fixup`](crate::sigbus_fixup).
     Lazy,
 }
 
