@@ -40,7 +40,6 @@ use crate::lock::{Holder, Roll};
 use crate::membership::{Event, Phase, Refusal, Slot};
 use crate::private::PrivateMemory;
 use crate::region::Region;
-use crate::sys::process;
 use crate::sys::shm::Mapping;
 use crate::tenancy::Tenancy;
 use crate::whereabouts::Whereabouts;
@@ -594,27 +593,10 @@ pub(crate) unsafe fn sever(address: usize) -> bool {
     false
 }
 
-/// The number of this thread. To be asked only while something is attached.
+/// A number that says which process this is, as long as something is attached: a forked child has another one, since the page of
+/// its parent is never unmapped.
+#[cfg(feature = "std")]
 #[inline]
-pub(crate) fn own_thread() -> u32 {
-    #[cfg(feature = "std")]
-    {
-        use core::cell::Cell;
-        std::thread_local! {
-            /// The number, and the first page of the process where it is right: a forked child has this thread's memory,
-            /// but another number, and another page, since that of its parent is never unmapped.
-            static KNOWN: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
-        }
-        let page = FIRST.load(Ordering::Relaxed).addr();
-        // Fails for no thread, since a cell has no destructor.
-        let known = KNOWN.try_with(Cell::get).unwrap_or_default();
-        if known.0 == page {
-            return known.1;
-        }
-        let number = process::own_thread();
-        let _: Result<(), std::thread::AccessError> = KNOWN.try_with(|known| known.set((page, number)));
-        number
-    }
-    #[cfg(not(feature = "std"))]
-    process::own_thread()
+pub(crate) fn process_mark() -> usize {
+    FIRST.load(Ordering::Relaxed).addr()
 }

@@ -46,6 +46,7 @@ mod directory;
 mod holes;
 mod attachment;
 mod sigbus;
+mod thread;
 mod open;
 mod segment;
 mod typed;

@@ -154,6 +154,7 @@ macro_rules! setters {
         /// - [`ShmemError::Full`]: all attachments are taken by live processes.
         /// - [`ShmemError::Busy`]: somebody kept it locked until the [timeout](Self::timeout).
         /// - [`ShmemError::FileSystem`]: `/dev/shm` is on a file system whose locks cannot be relied upon.
+        /// - [`ShmemError::Severed`]: its memory went away meanwhile, see [`sigbus_fixup`](crate::sigbus_fixup).
         /// - [`ShmemError::Name`], [`ShmemError::Os`].
         ///
         /// # References

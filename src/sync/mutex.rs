@@ -28,12 +28,13 @@
 #![allow(unsafe_code)]
 
 use super::result::{LockError, LockResult, Orphaned};
-use crate::attachment::{Attached, Here, own_thread};
+use crate::attachment::{Attached, Here};
 use crate::error::LockFailure;
 use crate::lock::{self, Acquired, Holder, RawLock};
 #[cfg(planted)]
 use crate::planted::{self, Mistake};
 use crate::shareable::{Shareable, TypeTag};
+use crate::thread::own_thread;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit, offset_of};
