@@ -38,6 +38,8 @@ use crate::holes;
 use crate::lifecycle::{Departure, Link, Member};
 use crate::lock::{Holder, Roll};
 use crate::membership::{Event, Phase, Refusal, Slot};
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use crate::private::PrivateMemory;
 use crate::region::Region;
 use crate::sys::shm::Mapping;
@@ -303,6 +305,10 @@ impl Attached {
 
     /// Says that it is, before it is. For a signal handler.
     fn set_severed(&self) {
+        #[cfg(planted)]
+        if is_planted(Mistake::SeverQuietly) {
+            return;
+        }
         self.holder.store(0, Ordering::Relaxed);
         self.alarms.fetch_or(SEVERED, Ordering::Relaxed);
     }

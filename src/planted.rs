@@ -27,6 +27,8 @@ pub enum Mistake {
     CommitWithoutFence,
     /// What a dead holder left behind a lock is handed out as a value.
     OrphanAsWhole,
+    /// Zeros take the place of memory that has gone, and the attachment is not told.
+    SeverQuietly,
 }
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);

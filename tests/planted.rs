@@ -12,6 +12,7 @@
 //! | `SlotBeforeObjects`: a sweep frees the slot before the objects | `kill_recovery` | objects that are never given back |
 //! | `CommitWithoutFence`: a commit overtakes the stores before it | `kill_points` | a damaged chain |
 //! | `OrphanAsWhole`: what a dead holder left is handed out | `torn_values`, itself | a guard that shows a torn value |
+//! | `SeverQuietly`: zeros take the place of memory, and nobody is told | `truncation_moments`, itself | an arena that goes on with zeros |
 //!
 //! Others are planted where they show better. An unlock that wakes nobody, a takeover by a plain store and seven more are in the
 //! loom models of the lock (`src/lock/models.rs`), for all sleeps are short, and no campaign of real processes would

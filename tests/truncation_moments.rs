@@ -39,7 +39,26 @@ const PATIENCE: u32 = 60;
 #[test]
 #[ignore = "the entry point of child processes"]
 fn child() {
-    common::run_child(&[("drive", drive)]);
+    common::run_child(&[
+        ("drive", drive),
+        #[cfg(planted)]
+        ("drive quietly", drive_quietly),
+    ]);
+}
+
+/// The campaign finds that nobody is told.
+#[cfg(planted)]
+#[test]
+fn one_who_is_severed_quietly_is_found() {
+    let figures = campaign::run("drive quietly", &["50"]);
+    println!("SeverQuietly: {figures}, at first {:?}", figures.reports.first());
+    assert_ne!(figures.lost, 0);
+}
+
+#[cfg(planted)]
+fn drive_quietly(parent: &mut Parent) {
+    shmem_bind::planted::plant(shmem_bind::planted::Mistake::SeverQuietly);
+    drive(parent);
 }
 
 #[test]
