@@ -17,11 +17,15 @@
 //! | 2^32 − 1 | too many to count | stays so: the attachment lasts as long as the process |
 //!
 //! # Addresses
-//! A value in a segment that needs to know its segment, such as a lock, knows only where it lies. So each record says
-//! from where to where its attachment is mapped, and [`Here::of`] looks an address up. It may meet records that other
-//! threads are just filling in or giving up; that of the address asked for is never among them, since whoever asks
-//! has a reference into its segment, and so has it attached all the while. A version tells: odd while the addresses stand,
-//! and whoever reads it changed has read the addresses of some other attachment.
+//! A value in a segment that needs to know its segment, such as a lock, knows only where it lies. So each record has
+//! the [`Whereabouts`] of its segment, and [`Here::of`] looks an address up. They stand from before there is an attachment until
+//! after there was one; but whoever asks has a reference into the segment, and so has it attached all the while.
+//!
+//! # Severed attachments
+//! An attachment whose memory has gone away, and been [replaced by zeros](sever), is of no use any more. It holds
+//! nothing from then on, in the sense of locks and heaps, so that whoever wants to begin something is told; and an alarm
+//! is set, so that whoever was at something is told when it ends. When it is dropped it leaves as if its process had
+//! died: it takes no name away, destroys no value, and leaves its objects for others to give back.
 //!
 //! # Safety
 //! Pages are never unmapped, so records live as long as the process. The contents of a record are written
@@ -33,17 +37,20 @@ use crate::heap::Heap;
 use crate::holes;
 use crate::lifecycle::{Departure, Link, Member};
 use crate::lock::{Holder, Roll};
-use crate::membership::{Event, Refusal, Slot};
+use crate::membership::{Event, Phase, Refusal, Slot};
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use crate::private::PrivateMemory;
 use crate::region::Region;
 use crate::sys::Failure;
-use crate::sys::process;
 use crate::sys::shm::Mapping;
 use crate::tenancy::Tenancy;
+use crate::whereabouts::Whereabouts;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
+use core::ops::Range;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use rustix::io::Errno;
 use static_assertions::const_assert;
@@ -51,6 +58,8 @@ use static_assertions::const_assert;
 const PAGE_LEN: usize = 4096;
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
 const RECORDS: usize = 7;
+/// Of the alarms of an attachment: its memory has gone away.
+const SEVERED: u64 = 1 << 63;
 
 /// The first page of this process; after `fork`, that of the parent, wiped.
 static FIRST: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
@@ -70,45 +79,14 @@ const_assert!(size_of::<Page>() <= PAGE_LEN);
 
 struct Record {
     references: AtomicU32,
-    /// Odd while the attachment is mapped from `start` to `end`.
-    version: AtomicU64,
-    start: AtomicUsize,
-    end: AtomicUsize,
+    /// Whether `attached` is initialised, for a signal handler, which has no handle.
+    is_occupied: AtomicBool,
+    whereabouts: Whereabouts,
     /// INVARIANT 2: initialised while there is an `Attachment` to this record, and then only read.
     attached: UnsafeCell<MaybeUninit<Attached>>,
 }
 
 impl Record {
-    /// Says where the attachment is mapped; by the one who reserved the record.
-    fn publish(&self, region: &Region) {
-        let (start, end) = region.addresses();
-        // SYNC: with `maps`: whoever reads one of these two reads also, after it, that the last version has ended.
-        fence(Ordering::Release);
-        self.start.store(start, Ordering::Relaxed);
-        self.end.store(end, Ordering::Relaxed);
-        // SYNC: Release here, Acquire in `maps`: whoever reads an odd version reads its addresses, or later ones.
-        self.version.fetch_add(1, Ordering::Release);
-    }
-
-    /// Takes that back, before the attachment is unmapped; by its last handle.
-    fn unpublish(&self) {
-        // Whoever gets these addresses from the kernel next gets them after `munmap`, and so after this.
-        self.version.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Whether the attachment is mapped at `address`, where something lies as long as this lasts.
-    #[inline]
-    fn maps(&self, address: usize) -> bool {
-        let version = self.version.load(Ordering::Acquire);
-        if version & 1 == 0 {
-            return false;
-        }
-        let (start, end) = (self.start.load(Ordering::Relaxed), self.end.load(Ordering::Relaxed));
-        fence(Ordering::Acquire);
-        // Changed meanwhile: it is not the one asked for, which stays.
-        (start..end).contains(&address) && self.version.load(Ordering::Relaxed) == version
-    }
-
     /// The attachment; `None` if it is the parent's, from before a `fork`.
     ///
     /// # Safety
@@ -145,8 +123,10 @@ pub(crate) struct Attached {
     has_estate: AtomicBool,
     /// How long to wait for a lock that somebody alive holds.
     patience: Duration,
-    /// Locks of the dead that were taken over, before anybody has looked for what else these held.
-    takeovers: AtomicU64,
+    /// This attachment in the words of locks; 0 if it is read-only, or severed.
+    holder: AtomicU32,
+    /// How many locks of the dead were taken over, before anybody has looked for what else these held; and `SEVERED`.
+    alarms: AtomicU64,
     pub(crate) private: PrivateMemory,
 }
 
@@ -183,6 +163,10 @@ impl Attached {
         patience: Duration,
     ) -> Self {
         let inherited = matches!(seat, Some(Seat { inherited: true, .. }));
+        let holder = match seat {
+            Some(Seat { slot, generation, .. }) => Holder::new(slot, generation).bits(),
+            None => 0,
+        };
         Self {
             region,
             header,
@@ -194,7 +178,8 @@ impl Attached {
             keeps_name: AtomicBool::new(false),
             has_estate: AtomicBool::new(inherited),
             patience,
-            takeovers: AtomicU64::new(0),
+            holder: AtomicU32::new(holder),
+            alarms: AtomicU64::new(0),
             private: PrivateMemory::new(),
         }
     }
@@ -210,12 +195,23 @@ impl Attached {
         (header.tenancy(slot) == self.own && header.generation(slot) == generation).then_some(slot)
     }
 
+    /// Whether the header can be that of a segment which this is attached to. Zeros, from a hole in the file, cannot.
+    pub(crate) fn is_listed(&self) -> bool {
+        match self.seat {
+            Some(_) => self.slot().is_some(),
+            None => matches!(self.region.header().membership().phase(), Ok(Phase::Live | Phase::Retired)),
+        }
+    }
+
     /// Leaves the segment, once; gives whether the value in it is the caller's to destroy.
     ///
     /// The mapping stays, and the slot stays taken, until the last handle is dropped.
     pub(crate) fn leave(&self, departure: Departure) -> bool {
+        let departure = if self.is_severed() { Departure::Lost } else { departure };
         let first = !self.has_left.swap(true, Ordering::Relaxed);
-        first && self.slot().is_some_and(|slot| self.member().leave(slot, departure))
+        let last = first && self.slot().is_some_and(|slot| self.member().leave(slot, departure));
+        // Zeros are not the value that was to be destroyed.
+        last && !self.is_severed()
     }
 
     /// Leaves as the segment's policy has it, or so that the name stays, if that has been said.
@@ -241,7 +237,7 @@ impl Attached {
     /// Children after `fork` do not get the segment, nor anything else in its place.
     pub(crate) fn exclude_from_fork(&self) -> Result<(), Failure> {
         self.region.exclude_from_fork()?;
-        let (start, end) = self.region.addresses();
+        let Range { start, end } = self.region.addresses();
         holes::forget(start);
         holes::remember(start, end.saturating_sub(start))
     }
@@ -255,10 +251,10 @@ impl Attached {
         self.seat.is_none()
     }
 
-    /// This attachment in the words of locks; `None` if read-only.
+    /// This attachment in the words of locks; `None` if read-only, or severed.
     #[inline]
     pub(crate) fn holder(&self) -> Option<Holder> {
-        self.seat.map(|seat| Holder::new(seat.slot, seat.generation))
+        Holder::from_bits(self.holder.load(Ordering::Relaxed))
     }
 
     /// Whether this is an attachment of this process, now.
@@ -269,7 +265,7 @@ impl Attached {
         })
     }
 
-    /// The heap that the payload is if the segment is an arena; `None` if read-only.
+    /// The heap that the payload is if the segment is an arena; `None` if read-only, or severed.
     #[inline]
     pub(crate) fn heap(&self) -> Option<Heap<'_>> {
         let region = &self.region;
@@ -285,16 +281,37 @@ impl Attached {
         }
     }
 
+    /// Not 0 if somebody has to look, at the [`takeovers`](Self::takeovers) or whether it is severed.
+    #[inline]
+    pub(crate) fn alarms(&self) -> u64 {
+        self.alarms.load(Ordering::Relaxed)
+    }
+
     /// How many locks were taken over from the dead since [`take_takeovers`](Self::take_takeovers). If any, somebody has
     /// just been found dead who may have held more.
-    #[inline]
     pub(crate) fn takeovers(&self) -> u64 {
-        self.takeovers.load(Ordering::Relaxed)
+        self.alarms() & !SEVERED
     }
 
     /// The same; they count no more.
     pub(crate) fn take_takeovers(&self) -> u64 {
-        self.takeovers.swap(0, Ordering::Relaxed)
+        self.alarms.fetch_and(SEVERED, Ordering::Relaxed) & !SEVERED
+    }
+
+    /// Whether memory of the segment has gone away, and zeros have taken its place.
+    #[inline]
+    pub(crate) fn is_severed(&self) -> bool {
+        self.alarms() & SEVERED != 0
+    }
+
+    /// Says that it is, before it is. For a signal handler.
+    fn set_severed(&self) {
+        #[cfg(planted)]
+        if is_planted(Mistake::SeverQuietly) {
+            return;
+        }
+        self.holder.store(0, Ordering::Relaxed);
+        self.alarms.fetch_or(SEVERED, Ordering::Relaxed);
     }
 
     /// Whether the slot's last tenant left objects, which nobody has given back yet.
@@ -307,18 +324,18 @@ impl Attached {
         self.has_estate.store(false, Ordering::Relaxed);
     }
 
-    fn detach(self) {
+    /// Leaves for good; what is left to do is to unmap.
+    fn detach(&self) {
         if let (Some(heap), Some(functions)) = (self.heap(), self.private.functions()) {
             (functions.settle)(&heap);
         }
         // A handle that is no box does not know what the value is, so it destroys none.
         self.leave_by_policy();
         if let Some(slot) = self.slot() {
-            self.member().free_tenancy(slot, self.has_estate());
+            let has_lost = self.is_severed() && self.region.header().is_arena();
+            self.member().free_tenancy(slot, self.has_estate() || has_lost);
         }
-        holes::forget(self.region.addresses().0);
-        // The mapping goes last, and with it the lock: until then nobody takes us for gone.
-        drop(self.region);
+        holes::forget(self.region.addresses().start);
     }
 }
 
@@ -335,7 +352,7 @@ impl Roll for Attached {
     }
 
     fn took_over(&self) {
-        self.takeovers.fetch_add(1, Ordering::Relaxed);
+        self.alarms.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -357,6 +374,7 @@ impl Vacancy {
                 record.references.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
             });
             if let Some(record) = free {
+                record.whereabouts.renew();
                 return Ok(Self(NonNull::from(record), page.own));
             }
             place = &page.next;
@@ -368,6 +386,14 @@ impl Vacancy {
         self.1
     }
 
+    /// Where what is mapped for this attachment says so.
+    pub(crate) fn whereabouts(&self) -> &'static Whereabouts {
+        // SAFETY: pages are never unmapped.
+        let record: &'static Record = unsafe { self.0.as_ref() };
+        &record.whereabouts
+    }
+
+    /// Makes it an attachment, whose region is mapped at these whereabouts.
     pub(crate) fn occupy(self, attached: Attached) -> Attachment {
         let Self(record, _) = self;
         core::mem::forget(self);
@@ -375,7 +401,12 @@ impl Vacancy {
         let place = unsafe { record.as_ref() };
         // SAFETY: by invariant 3 the record is ours, and there is no `Attachment` to it yet.
         let contents = unsafe { &mut *place.attached.get() };
-        place.publish(&contents.write(attached).region);
+        let attached = contents.write(attached);
+        // From here on a signal handler says it itself.
+        place.is_occupied.store(true, Ordering::SeqCst);
+        if place.whereabouts.are_severed() {
+            attached.set_severed();
+        }
         Attachment(record)
     }
 }
@@ -481,14 +512,17 @@ impl Drop for Attachment {
         if record.references.fetch_update(Ordering::AcqRel, Ordering::Acquire, count) != Err(1) {
             return;
         }
-        record.unpublish();
         // The count stays 1 while the contents are taken out, so that nobody reserves the record meanwhile.
-        // SAFETY: this is the last handle (and not an inert one, whose count would be 0), so nobody else reads or
-        // writes the contents now.
+        // SAFETY: this is the last handle (and not an inert one, whose count would be 0), so nobody else writes the
+        // contents now, nor reads them but a signal handler of this thread.
         let attached = unsafe { &*record.attached.get() };
-        // SAFETY: by invariant 2 they are initialised; nobody reads them again before they are written anew.
-        let attached = unsafe { attached.assume_init_read() };
-        attached.detach();
+        // SAFETY: by invariant 2 they are initialised.
+        unsafe { attached.assume_init_ref() }.detach();
+        // From here on nobody touches the segment.
+        record.is_occupied.store(false, Ordering::SeqCst);
+        // SAFETY: initialised still; nobody reads them again before they are written anew. The mapping goes last, and with it
+        // the lock: until then nobody takes us for gone.
+        drop(unsafe { attached.assume_init_read() });
         record.references.store(0, Ordering::Release);
     }
 }
@@ -520,7 +554,7 @@ impl<'a> Here<'a> {
             let page = unsafe { page.as_ref() };
             // INVARIANT: a segment is mapped as long as there is a handle to its record, and whoever lends something that
             // lies in it has one, and keeps it while it is lent.
-            if let Some(record) = page.records.iter().find(|record| record.maps(address)) {
+            if let Some(record) = page.records.iter().find(|record| record.whereabouts.contain(address)) {
                 return Some(Self { record });
             }
             next = &page.next;
@@ -535,27 +569,41 @@ impl<'a> Here<'a> {
     }
 }
 
-/// The number of this thread. To be asked only while something is attached.
-#[inline]
-pub(crate) fn own_thread() -> u32 {
-    #[cfg(feature = "std")]
-    {
-        use core::cell::Cell;
-        std::thread_local! {
-            /// The number, and the first page of the process where it is right: a forked child has this thread's memory,
-            /// but another number, and another page, since that of its parent is never unmapped.
-            static KNOWN: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
+/// If `address` lies in a mapping of this process's, puts zeros in the place of the mapping from there on, and says so to the
+/// attachment; gives whether that was so, and could be done. For a signal handler: reads atomics, and makes system calls.
+///
+/// # Safety
+/// As [`Whereabouts::sever`].
+pub(crate) unsafe fn sever(address: usize) -> bool {
+    let mut next = &FIRST;
+    while let Some(page) = NonNull::new(next.load(Ordering::Acquire)) {
+        // SAFETY: by invariant 1 (and because `FIRST` is treated the same) the page is still mapped. In one that was wiped nothing
+        // is mapped anywhere, and there is no next one.
+        let page = unsafe { page.as_ref() };
+        for record in &page.records {
+            let announce = || {
+                if record.is_occupied.load(Ordering::SeqCst) {
+                    // SAFETY: the thread that has faulted uses the segment, so its last handle is still there, or is just being
+                    // dropped by this very thread, which only reads the contents until it says that they are none.
+                    if let Some(attached) = unsafe { record.attached() } {
+                        attached.set_severed();
+                    }
+                }
+            };
+            // SAFETY: the caller promises the same.
+            if unsafe { record.whereabouts.sever(address, announce) } {
+                return true;
+            }
         }
-        let page = FIRST.load(Ordering::Relaxed).addr();
-        // Fails for no thread, since a cell has no destructor.
-        let known = KNOWN.try_with(Cell::get).unwrap_or_default();
-        if known.0 == page {
-            return known.1;
-        }
-        let number = process::own_thread();
-        let _: Result<(), std::thread::AccessError> = KNOWN.try_with(|known| known.set((page, number)));
-        number
+        next = &page.next;
     }
-    #[cfg(not(feature = "std"))]
-    process::own_thread()
+    false
+}
+
+/// A number that says which process this is, as long as something is attached: a forked child has another one, since the page of
+/// its parent is never unmapped.
+#[cfg(feature = "std")]
+#[inline]
+pub(crate) fn process_mark() -> usize {
+    FIRST.load(Ordering::Relaxed).addr()
 }

@@ -23,7 +23,7 @@ use crate::segment::ShmemConf;
 use crate::shareable::Shareable;
 use crate::typed::Object;
 use core::fmt;
-use core::mem::{ManuallyDrop, MaybeUninit};
+use core::mem::{ManuallyDrop, MaybeUninit, needs_drop};
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
@@ -80,7 +80,7 @@ impl ShmemConf {
     /// - [`BoxError::TooLarge`], [`BoxError::OverAligned`]: no payload of this size can hold a `T`.
     /// - [`BoxError::Mismatch`]: it holds a value of another size or alignment.
     /// - [`BoxError::Arena`]: the segment is an arena.
-    /// - [`BoxError::ReadOnly`], [`BoxError::Forked`], [`BoxError::Damaged`].
+    /// - [`BoxError::ReadOnly`], [`BoxError::Forked`], [`BoxError::Damaged`], [`BoxError::Severed`].
     ///
     /// The handle is dropped then, which unlinks the segment if it owns it. If another release of a program may have
     /// left something in the segment, look at its [`payload`](Self::payload) first.
@@ -93,9 +93,9 @@ impl ShmemConf {
             return Err(BoxError::ReadOnly);
         }
         check_fit::<T>(attached)?;
-        if !attached.region.header().set_payload(Payload::value_of::<T>()) {
-            check_payload::<T>(attached)?;
-        }
+        let is_first = attached.region.header().set_payload(Payload::value_of::<T>());
+        let result = if is_first { Ok(()) } else { check_payload::<T>(attached) };
+        believable(attached, result)?;
         Ok(ShmemBox { value: attached.region.payload().cast(), conf: self })
     }
 
@@ -131,7 +131,7 @@ impl ShmemConf {
     pub unsafe fn read_ref<T>(self) -> Result<ReadRef<T>, BoxError> {
         let attached = self.0.get().ok_or(BoxError::Forked)?;
         check_fit::<T>(attached)?;
-        check_payload::<T>(attached)?;
+        believable(attached, check_payload::<T>(attached))?;
         Ok(ReadRef { value: attached.region.payload().cast(), conf: self })
     }
 }
@@ -148,6 +148,15 @@ fn check_fit<T>(attached: &Attached) -> Result<(), BoxError> {
         return Err(BoxError::TooLarge { size: size_of::<T>(), payload });
     }
     Ok(())
+}
+
+/// What was found in the header, unless it was zeros that have taken its place.
+fn believable(attached: &Attached, result: Result<(), BoxError>) -> Result<(), BoxError> {
+    match result {
+        _ if attached.is_severed() => Err(BoxError::Severed),
+        _ if !attached.is_listed() => Err(BoxError::Damaged { found: 0 }),
+        result => result,
+    }
 }
 
 /// Whether the payload is a value of the size and alignment of `T`, or nothing yet.
@@ -257,11 +266,11 @@ impl<T: ?Sized> ShmemBox<T> {
     pub fn leak(this: Self) -> Handle<T> {
         let (value, conf) = this.into_parts();
         let Some(attached) = conf.0.get() else { return Handle::NOTHING };
-        let Some(place) = Place::of(attached, value.cast()) else {
+        let Some(block) = attached.region.block_of(value.cast()) else {
             attached.leave(Departure::Leak);
             return Handle::NOTHING;
         };
-        place.leak().unwrap_or(Handle::NOTHING)
+        Place::at(attached, block).and_then(|place| place.leak()).unwrap_or(Handle::NOTHING)
     }
 
     /// The handle of the segment: its name, size, owner and so on.
@@ -275,9 +284,12 @@ impl<T: Shareable> ShmemBox<T> {
     /// Moves an object out of its arena, and frees its place.
     ///
     /// # Errors
-    /// The box, if it is the value of a segment, which others may have boxed too, or in a child after `fork`.
+    /// The box, if it is the value of a segment, which others may have boxed too, in a child after `fork`, or if the segment
+    /// is [severed](ShmemConf::is_severed).
     pub fn into_inner(this: Self) -> Result<T, Self> {
-        let Some(attached) = this.conf.0.get() else { return Err(this) };
+        let Some(attached) = this.conf.0.get().filter(|attached| !attached.is_severed()) else {
+            return Err(this);
+        };
         let Some(block) = attached.region.block_of(this.value.cast()) else {
             return Err(this);
         };
@@ -336,10 +348,15 @@ pub(crate) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// Where the object at this address lies; `None` if it is the value of the segment.
+    /// Where the object at this address lies; `None` if it is the value of the segment, or severed.
     #[inline]
     pub(crate) fn of(attached: &'a Attached, value: NonNull<u8>) -> Option<Self> {
-        let block = attached.region.block_of(value)?;
+        Self::at(attached, attached.region.block_of(value)?)
+    }
+
+    /// The object of this block; `None` if severed.
+    #[inline]
+    pub(crate) fn at(attached: &'a Attached, block: u64) -> Option<Self> {
         Some(Self { attached, heap: attached.heap()?, block })
     }
 
@@ -377,8 +394,11 @@ impl<T: ?Sized> Drop for ShmemBox<T> {
         let Some(attached) = self.conf.0.get() else { return };
         if let Some(block) = attached.region.block_of(self.value.cast()) {
             let free = Free(&self.conf, block);
-            // SAFETY: by invariant 1 the value is valid, and this box's alone.
-            unsafe { self.value.drop_in_place() };
+            // Zeros may have taken the place of the value.
+            if !needs_drop::<T>() || !attached.is_severed() {
+                // SAFETY: by invariant 1 the value is valid, and this box's alone.
+                unsafe { self.value.drop_in_place() };
+            }
             drop(free);
             return;
         }

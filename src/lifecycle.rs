@@ -83,6 +83,8 @@ pub(crate) enum Departure {
     Detach(UnlinkPolicy),
     /// The name stays.
     Leak,
+    /// As if its process had died.
+    Lost,
 }
 
 /// A process that has the segment mapped and locked, and so may take part in its life.
@@ -143,6 +145,7 @@ impl Member<'_> {
     pub(crate) fn leave(&self, slot: Slot, departure: Departure) -> bool {
         let mut event = match departure {
             Departure::Leak => Event::Leak(slot),
+            Departure::Lost => Event::Sweep(slot),
             Departure::Detach(policy) => Event::Detach(slot, policy),
         };
         let mut swept = false;

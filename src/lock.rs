@@ -162,7 +162,13 @@ impl Holder {
         Slot::new((self.0 >> HOLDER_SHIFT).wrapping_sub(1) as u64)
     }
 
-    /// As it stands in lock words.
+    /// From [`bits`](Self::bits); `None` from 0.
+    #[inline]
+    pub(crate) const fn from_bits(bits: u32) -> Option<Self> {
+        if bits == NOBODY { None } else { Some(Self(bits)) }
+    }
+
+    /// As it stands in lock words; never 0.
     pub(crate) const fn bits(self) -> u32 {
         self.0
     }

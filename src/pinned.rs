@@ -9,6 +9,7 @@
 //! Makes references to pinned objects, and reads words of them.
 #![allow(unsafe_code)]
 
+use crate::attachment::Attached;
 use crate::boxed::ReadRef;
 use crate::directory::{self, Key};
 use crate::error::{DirectoryError, HeapError};
@@ -113,27 +114,35 @@ impl ShmemConf {
     /// Where the pinned object of this name and type is, and how long.
     fn pinned<T: Object + ?Sized>(&self, name: &str) -> Result<(NonNull<u8>, u64), DirectoryError> {
         let attached = self.0.get().ok_or(DirectoryError::Forked)?;
-        let (region, header) = (&attached.region, attached.region.header());
-        let key = Key::new(name, attached.header.segment_id())?;
-        if !matches!(header.payload(), Ok(Payload::Arena { is_formed: true, .. })) {
-            return Err(DirectoryError::NotFound);
-        }
-        let read = |offset| region.read_heap(offset);
-        let block = directory::find_pinned(&read, &header.directory.table, &key)?;
-        let block = block.ok_or(DirectoryError::NotFound)?;
-        let damaged = HeapError::Damaged { at: block };
-        let state = BlockState::from_bits(read(block)?);
-        let tag = read(block.wrapping_add(TAG_OFFSET))?;
-        let extent = Extent::from_bits(read(block.wrapping_add(EXTENT_OFFSET))?);
-        let len = extent.object_len().ok_or(damaged)?;
-        let exports = Exports::new(region.export_words());
-        if !state.is_valid() || !state.is_pinned() || !exports.is_set(block) {
-            return Err(damaged.into());
-        }
-        typed::check::<T>(tag, len).map_err(DirectoryError::Mismatch)?;
-        let start = region.object(block.wrapping_add(BLOCK_HEADER_LEN), len, typed::align::<T>())?;
-        Ok((start, len))
+        let result = pinned::<T>(attached, name);
+        // What was read then was zeros.
+        if attached.is_severed() { Err(DirectoryError::Severed) } else { result }
     }
+}
+
+/// Where the pinned object of this name and type is, and how long.
+fn pinned<T: Object + ?Sized>(attached: &Attached, name: &str) -> Result<(NonNull<u8>, u64), DirectoryError> {
+    let (region, header) = (&attached.region, attached.region.header());
+    let key = Key::new(name, attached.header.segment_id())?;
+    if !matches!(header.payload(), Ok(Payload::Arena { is_formed: true, .. })) {
+        let damaged = HeapError::Damaged { at: 0 }.into();
+        return Err(if attached.is_listed() { DirectoryError::NotFound } else { damaged });
+    }
+    let read = |offset| region.read_heap(offset);
+    let block = directory::find_pinned(&read, &header.directory.table, &key)?;
+    let block = block.ok_or(DirectoryError::NotFound)?;
+    let damaged = HeapError::Damaged { at: block };
+    let state = BlockState::from_bits(read(block)?);
+    let tag = read(block.wrapping_add(TAG_OFFSET))?;
+    let extent = Extent::from_bits(read(block.wrapping_add(EXTENT_OFFSET))?);
+    let len = extent.object_len().ok_or(damaged)?;
+    let exports = Exports::new(region.export_words());
+    if !state.is_valid() || !state.is_pinned() || !exports.is_set(block) {
+        return Err(damaged.into());
+    }
+    typed::check::<T>(tag, len).map_err(DirectoryError::Mismatch)?;
+    let start = region.object(block.wrapping_add(BLOCK_HEADER_LEN), len, typed::align::<T>())?;
+    Ok((start, len))
 }
 
 /// A pinned object of a type that others change, to be read a word at a time.
@@ -197,15 +206,15 @@ loadable! {
 }
 
 impl<T: ?Sized> PinnedWords<T> {
-    /// Reads the word at `offset` bytes of the object, as of some moment now; `None` if it does not lie in it, aligned, or
-    /// in a child after `fork`.
+    /// Reads the word at `offset` bytes of the object, as of some moment now; `None` if it does not lie in it, aligned,
+    /// in a child after `fork`, or if the segment is [severed](ShmemConf::is_severed).
     ///
     /// # Safety
     /// At `offset` of the type lies a `W`; [`offset_of!`](core::mem::offset_of!) tells where. (Bytes that others change in
     /// other ways may not be read like this.)
     #[must_use]
     pub unsafe fn load<W: Loadable>(&self, offset: usize) -> Option<W::Value> {
-        self.conf.0.get()?;
+        let attached = self.conf.0.get()?;
         let end = offset.checked_add(size_of::<W>())?;
         if end > self.len {
             return None;
@@ -216,7 +225,8 @@ impl<T: ?Sized> PinnedWords<T> {
             return None;
         }
         // SAFETY: within the object, aligned; the caller promises that it is one.
-        Some(unsafe { W::read(place) })
+        let value = unsafe { W::read(place) };
+        (!attached.is_severed()).then_some(value)
     }
 
     /// Size of the object, in bytes.

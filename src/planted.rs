@@ -39,6 +39,8 @@ pub enum Mistake {
     MappingLeftOnError,
     /// Nobody looks whether a memfd could be sealed.
     SealUnchecked,
+    /// Zeros take the place of memory that has gone, and the attachment is not told.
+    SeverQuietly,
 }
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);

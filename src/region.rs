@@ -17,6 +17,8 @@ use crate::header::{HEADER_LEN, SharedHeader};
 use crate::object::BLOCK_HEADER_LEN;
 use crate::sys::Failure;
 use crate::sys::shm::{Access, Mapping};
+use crate::whereabouts::Whereabouts;
+use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use rustix::fd::OwnedFd;
@@ -49,6 +51,8 @@ pub(crate) struct Region {
     /// INVARIANT 1: mapped from the start of a segment's file, so aligned to a page, which is no less than
     /// 4096 bytes; longer than a header.
     mapping: Mapping,
+    /// Where that can be looked up.
+    whereabouts: &'static Whereabouts,
     /// How many words of an arena's payload are its heap.
     heap_words: usize,
 }
@@ -60,13 +64,21 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Maps `payload_len` bytes of payload and the header before it.
-    pub(crate) fn map(fd: &OwnedFd, payload_len: u64, access: Access) -> Result<Self, Errno> {
+    /// Maps `payload_len` bytes of payload and the header before it, and says so in `whereabouts`, which is this region's
+    /// alone as long as it exists.
+    pub(crate) fn map(
+        fd: &OwnedFd,
+        payload_len: u64,
+        access: Access,
+        whereabouts: &'static Whereabouts,
+    ) -> Result<Self, Errno> {
         let len = usize::try_from(payload_len).ok().and_then(|len| len.checked_add(HEADER_LEN));
         // A 32-bit process may be given more than half of its address space, which no slice can be.
         let len = len.filter(|len| isize::try_from(*len).is_ok()).ok_or(Errno::NOMEM)?;
         let heap_words = heap_words(len.saturating_sub(HEADER_LEN) / WORD);
-        Ok(Self { mapping: Mapping::shared(fd, len, access)?, heap_words })
+        let mapping = Mapping::shared(fd, len, access)?;
+        whereabouts.publish(&mapping, access);
+        Ok(Self { mapping, whereabouts, heap_words })
     }
 
     pub(crate) const fn header(&self) -> &SharedHeader {
@@ -158,15 +170,14 @@ impl Region {
         })
     }
 
-    /// The addresses where the segment is mapped: of its first byte, and of the one after its last.
-    pub(crate) fn addresses(&self) -> (usize, usize) {
-        let start = self.mapping.base().addr().get();
-        // Does not saturate: what is mapped ends within the address space.
-        (start, start.saturating_add(self.mapping.len()))
+    /// The addresses where the segment is mapped.
+    pub(crate) fn addresses(&self) -> Range<usize> {
+        self.mapping.addresses()
     }
 
     /// Children after `fork` do not get the segment.
     pub(crate) fn exclude_from_fork(&self) -> Result<(), Failure> {
+        self.whereabouts.exclude_from_fork();
         self.mapping.exclude_from_fork()
     }
 
@@ -174,5 +185,12 @@ impl Region {
     pub(crate) const fn payload_len(&self) -> usize {
         // Does not saturate, by invariant 1.
         self.mapping.len().saturating_sub(HEADER_LEN)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // The mapping is unmapped after this.
+        self.whereabouts.unpublish();
     }
 }

@@ -154,6 +154,7 @@ macro_rules! setters {
         /// - [`ShmemError::Full`]: all attachments are taken by live processes.
         /// - [`ShmemError::Busy`]: somebody kept it locked until the [timeout](Self::timeout).
         /// - [`ShmemError::FileSystem`]: `/dev/shm` is on a file system whose locks cannot be relied upon.
+        /// - [`ShmemError::Severed`]: its memory went away meanwhile, see [`sigbus_fixup`](crate::sigbus_fixup).
         /// - [`ShmemError::Name`], [`ShmemError::Os`].
         ///
         /// # References
@@ -438,6 +439,13 @@ impl ShmemConf {
         self.0.get().is_some_and(Attached::is_read_only)
     }
 
+    /// Whether memory of the segment has gone away, and [`sigbus_fixup`](crate::sigbus_fixup) has put zeros in its place: then
+    /// nothing that this handle says of the segment, but what was so when it was opened, is of worth.
+    #[must_use]
+    pub fn is_severed(&self) -> bool {
+        self.0.get().is_some_and(Attached::is_severed)
+    }
+
     /// What has happened to the segment since it was created.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
@@ -454,7 +462,11 @@ impl ShmemConf {
         if attached.is_read_only() {
             return Err(OwnError::ReadOnly);
         }
-        attached.own_segment().map_err(|refusal| match refusal {
+        let result = attached.own_segment();
+        if attached.is_severed() {
+            return Err(OwnError::Severed);
+        }
+        result.map_err(|refusal| match refusal {
             Refusal::Phase(_) => OwnError::Retired,
             _ => OwnError::Damaged,
         })

@@ -216,7 +216,7 @@ impl<T: ?Sized> ShmemArc<T> {
             return Err(this);
         }
         let (Some(place), Some(count)) = (Self::place(&this), this.count()) else { return Err(this) };
-        match give_up_only(&place, count) {
+        match give_up_only(place.attached, place.block, count) {
             Some(Given::Last) => {}
             // The block has been damaged just now.
             Some(Given::Others) => {
@@ -239,13 +239,13 @@ impl<T: ?Sized> ShmemArc<T> {
         let drop_one = |count: u64| if count > 1 { count.checked_sub(1) } else { None };
         // SYNC: Release by all who drop theirs, Acquire by the last: it sees what was done through the others.
         while count.fetch_update(Ordering::Release, Ordering::Relaxed, drop_one).is_err() {
-            let Some(place) = Place::of(attached, self.value.cast()) else {
+            let Some(block) = attached.region.block_of(self.value.cast()) else {
                 // The value of a segment: nobody finds it anew, so this is the last for good.
                 let is_last = count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok();
                 return is_last.then_some(Given::Last);
             };
             // If it was found once more meanwhile, it is not the only one.
-            if let Some(given) = give_up_only(&place, count) {
+            if let Some(given) = give_up_only(attached, block, count) {
                 return Some(given);
             }
         }
@@ -253,11 +253,13 @@ impl<T: ?Sized> ShmemArc<T> {
     }
 }
 
-/// Gives the only reference of this process to the object at `place` up; if it is not the only one, nothing changes. An
+/// Gives the only reference of this process to the object of a block up; if it is not the only one, nothing changes. An
 /// object whose block has been damaged is left to the others.
-fn give_up_only(place: &Place<'_>, count: &AtomicU64) -> Option<Given> {
-    let _stripe = place.attached.private.stripe(place.block);
+fn give_up_only(attached: &Attached, block: u64, count: &AtomicU64) -> Option<Given> {
+    let _stripe = attached.private.stripe(block);
     count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).ok()?;
+    // Severed, it says nothing to anybody any more: others give it back.
+    let Some(place) = Place::at(attached, block) else { return Some(Given::Others) };
     let Ok(slot) = place.heap.own_slot() else { return Some(Given::Others) };
     #[cfg(planted)]
     if is_planted(Mistake::ReleaseInTwoSteps) {

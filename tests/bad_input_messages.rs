@@ -68,11 +68,13 @@ fn errors_of_boxes_and_owners_are_readable() {
         (BoxError::Damaged { found: 0xabcd }, &["damaged", "0x000000000000abcd"]),
         (BoxError::ReadOnly, &["read-only", "read_ref"]),
         (BoxError::Forked, &["fork"]),
+        (BoxError::Severed, &["gone away", "again"]),
     ]);
     all_readable::<OwnError>(&[
         (OwnError::ReadOnly, &["read-only"]),
         (OwnError::Retired, &["name"]),
         (OwnError::Forked, &["fork"]),
+        (OwnError::Severed, &["gone away", "again"]),
         (OwnError::Damaged, &["damaged"]),
     ]);
 }
@@ -86,6 +88,7 @@ fn errors_of_locks_are_readable() {
         (LockFailure::NotRecoverable, &["given up"]),
         (LockFailure::NotAttached, &["no segment", "fork"]),
         (LockFailure::ReadOnly, &["read-only"]),
+        (LockFailure::Severed, &["gone away", "again"]),
         (LockFailure::Damaged, &["damaged"]),
     ]);
 }
@@ -108,6 +111,7 @@ fn errors_of_opening_are_readable() {
         (ShmemError::Busy, &["another process", "timeout"]),
         (ShmemError::NoSpace { asked: 4711 }, &["4711 bytes", "/dev/shm"]),
         (ShmemError::Unsealed, &["sealed", "Builder::memfd"]),
+        (ShmemError::Severed, &["gone away", "again"]),
         (ShmemError::WrongSort, &["memfd", "descriptor"]),
         (ShmemError::FileSystem, &["/dev/shm", "tmpfs"]),
         (ShmemError::Os { call: "flock", errno: Errno::NOLCK }, &["flock", "locks"]),

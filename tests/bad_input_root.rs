@@ -5,17 +5,13 @@
 mod alone;
 mod common;
 
+use alone::root::{NOBODY, become_nobody, mount_private};
 use alone::{LONG, Unchanged, Way, each_way, refused};
 use common::{Child, Parent, TestName};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl;
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use shmem_bind::{ArenaError, Builder, Errno, Origin, ReservePolicy, ShmemBox, ShmemError, Tlsf};
 
-/// The user `nobody`, and its group.
-const NOBODY: u32 = 65534;
 const KIB: u64 = 1 << 10;
 
 alone::tests! {
@@ -31,14 +27,6 @@ alone::tests! {
     #[ignore = "needs root"] root_an_overlay_is_refused
     ;
     foreign_owner stranger would_be_administrator powerless_owner
-}
-
-/// Puts a file system of this process's own over a directory.
-fn mount_private(directory: &str, options: &str) {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap();
 }
 
 fn blocks_free() -> u64 {
@@ -145,15 +133,6 @@ fn root_without_dev_shm_nothing_is_created() {
     }
     // Segments without a name do not need it.
     drop(Builder::memfd().create(8).unwrap());
-}
-
-/// From now on this process is the user `nobody`, whose descriptors can be counted all the same.
-fn become_nobody() {
-    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-    setgroups(&[]).unwrap();
-    setresgid(gid, gid, gid).unwrap();
-    setresuid(uid, uid, uid).unwrap();
-    prctl::set_dumpable(true).unwrap();
 }
 
 /// Has a segment that everybody may use.

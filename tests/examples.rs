@@ -81,3 +81,18 @@ fn custom_allocator() {
          the same in all processes\n"
     );
 }
+
+#[test]
+fn survive_truncation() {
+    assert_eq!(
+        run("survive-truncation", &[]),
+        "survivor: the sum is 10000\n\
+         peer: has cut the segment short\n\
+         survivor: the sum is less, severed: true\n\
+         survivor: memory of the segment has gone away: its file was cut short, or there was none left for a page; drop \
+         what belongs to it, and open the segment again\n\
+         survivor: the segment is cut short: it has 16384 bytes and needs 266240; remove the file and create the segment \
+         again\n\
+         survivor: in a new segment the sum is 20000\n"
+    );
+}

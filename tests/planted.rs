@@ -18,6 +18,7 @@
 //! | `FailureIsDeath`: a question that fails is taken for the answer "dead" | `syscalls`, itself | a living process that is swept, or robbed of its lock |
 //! | `MappingLeftOnError`: what has been mapped stays when the next step fails | `syscalls`, itself | a mapping left over |
 //! | `SealUnchecked`: nobody looks whether a memfd could be sealed | `syscalls`, itself | a success that is none |
+//! | `SeverQuietly`: zeros take the place of memory, and nobody is told | `truncation_moments`, itself | an arena that goes on with zeros |
 //!
 //! Others are planted where they show better. An unlock that wakes nobody, a takeover by a plain store and seven more are in the
 //! loom models of the lock (`src/lock/models.rs`), for all sleeps are short, and no campaign of real processes would

@@ -219,7 +219,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// # Errors
     /// [`HandleError`] says what is wrong with the handle; the object, if there is one, stays as it was.
     pub fn claim<T: Object + ?Sized>(&self, handle: Handle<T>) -> Result<ShmemBox<T>, HandleError> {
-        let (attached, heap) = self.parts().ok_or(HandleError::Forked)?;
+        let (attached, heap) = self.parts()?;
         if handle.is_nothing() {
             return Err(HandleError::Nothing);
         }
@@ -229,14 +229,14 @@ impl<A: RegionAllocator> Arena<A> {
         let (block, exports) = (handle.block(), exports(attached));
         let offset = block.wrapping_add(BLOCK_HEADER_LEN);
         if heap.word(block).is_err() || block >= heap.len() {
-            return Err(HandleError::OutOfBounds { offset });
+            return Err(self.believable(HandleError::OutOfBounds { offset }));
         }
         let mut result = Err(HandleError::Gone { offset });
         // Otherwise the block could be freed and its memory used for something else between looking and claiming.
         let held = A::hold_still(&heap, &mut || result = claim_block::<T>(attached, &heap, exports, &handle));
-        self.after(attached);
+        self.after(attached)?;
         held?;
-        let (start, len) = result?;
+        let (start, len) = result.map_err(|error| self.believable(error))?;
         // SAFETY: the claim has made the block exclusive to this attachment; by tag and length it holds a `T`.
         let value = unsafe { T::pointer(start, len) };
         // SAFETY: as above, and for this box alone, for of all claims of a serial one succeeds.
@@ -255,14 +255,14 @@ impl<A: RegionAllocator> Arena<A> {
         if align > HEADER_LEN {
             return Err(AllocError::OverAligned { align, max: HEADER_LEN });
         }
-        let (attached, heap) = self.parts().ok_or(AllocError::Forked)?;
+        let (attached, heap) = self.parts()?;
         let request = Request::new(len, align as u64, tag, heap.own_slot()?);
         let block = match A::allocate(&heap, &request) {
             Ok(block) => Ok(block),
             Err(error) => self.allocate_after(error, &heap, &request),
         };
-        self.after(attached);
-        let block = block?;
+        self.after(attached)?;
+        let block = block.map_err(|error| self.believable(error))?;
         Ok(attached.region.object(block.wrapping_add(BLOCK_HEADER_LEN), len, align)?)
     }
 

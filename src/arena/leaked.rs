@@ -82,7 +82,7 @@ impl<A: RegionAllocator> Iterator for Leaked<'_, A> {
     type Item = LeakedObject;
 
     fn next(&mut self) -> Option<LeakedObject> {
-        let (attached, heap) = self.arena.parts()?;
+        let (attached, heap) = self.arena.parts().ok()?;
         let (exports, id) = (exports(attached), attached.header.segment_id());
         let mut from = self.from;
         let mut next = || loop {
@@ -102,7 +102,7 @@ impl<A: RegionAllocator> Iterator for Leaked<'_, A> {
         };
         let mut object = None;
         let held = A::hold_still(&heap, &mut || object = next());
-        self.arena.after(attached);
+        self.arena.after(attached).ok()?;
         held.ok()?;
         self.from = from;
         object

@@ -21,7 +21,7 @@ pub use recovery::Reclaimed;
 use crate::allocator::{RegionAllocator, Tlsf, functions};
 use crate::attachment::Attached;
 use crate::directory::Directory;
-use crate::error::{ArenaError, Errno, HeapError};
+use crate::error::{ArenaError, Errno, HeapError, Unusable};
 use crate::exports::Exports;
 use crate::header::Payload;
 use crate::heap::{Heap, Usage};
@@ -86,16 +86,10 @@ impl ShmemConf {
         if attached.is_read_only() {
             return Err(ArenaError::ReadOnly);
         }
-        is_formed::<A>(attached)?;
-        attached.exclude_from_fork()?;
-        let words = attached.region.heap_words().len();
-        attached.private.map(functions::<A>(), words)?;
         let arena = Arena { conf: self, allocator: PhantomData };
-        arena.form()?;
-        arena.open();
-        arena.sweep()?;
-        arena.begin()?;
-        Ok(arena)
+        let result = arena.prepare();
+        // What was found then was zeros.
+        if arena.conf.is_severed() { Err(ArenaError::Severed) } else { result.map(|()| arena) }
     }
 }
 
@@ -117,23 +111,31 @@ impl<A: RegionAllocator> Arena<A> {
         &self.conf
     }
 
-    /// This attachment and its heap; `None` in a child after `fork`.
+    /// This attachment and its heap.
     #[inline]
-    fn parts(&self) -> Option<(&Attached, Heap<'_>)> {
-        let attached = self.conf.0.get()?;
-        Some((attached, attached.heap()?))
+    fn parts(&self) -> Result<(&Attached, Heap<'_>), Unusable> {
+        let attached = self.conf.0.get().ok_or(Unusable::Forked)?;
+        // What is attached read-only does not get to be an arena.
+        Ok((attached, attached.heap().ok_or(Unusable::Severed)?))
     }
 
-    /// Says that this attachment uses the arena from now on.
-    fn open(&self) {
-        if let Some(attached) = self.conf.0.get() {
-            attached.private.open(functions::<A>());
-        }
+    /// Makes it usable.
+    fn prepare(&self) -> Result<(), ArenaError> {
+        let (attached, _) = self.parts()?;
+        is_formed::<A>(attached)?;
+        attached.exclude_from_fork()?;
+        let words = attached.region.heap_words().len();
+        attached.private.map(functions::<A>(), words)?;
+        self.form()?;
+        // From now on this attachment uses the arena.
+        attached.private.open(functions::<A>());
+        self.sweep()?;
+        self.begin()
     }
 
     /// Formats the arena if nobody has.
     fn form(&self) -> Result<(), ArenaError> {
-        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        let (attached, heap) = self.parts()?;
         if is_formed::<A>(attached)? {
             return Ok(());
         }
@@ -162,9 +164,30 @@ impl<A: RegionAllocator> Arena<A> {
         result
     }
 
+    /// An error, if it is to be believed: of an arena whose header reads as zero, everything that one looks for is not
+    /// there. Then it has been lost, by a hole in the file, or because the segment is severed.
+    #[cold]
+    fn believable<E: From<HeapError> + From<Unusable>>(&self, error: E) -> E {
+        match self.parts() {
+            Err(unusable) => unusable.into(),
+            Ok((attached, _)) if !attached.is_listed() => HeapError::Damaged { at: 0 }.into(),
+            Ok(_) => error,
+        }
+    }
+
+    /// After an operation on all of the arena: [`after`](Self::after), and what came of it, if it is to be believed.
+    fn result<R, E: Into<ArenaError>>(
+        &self,
+        attached: &Attached,
+        result: Result<R, E>,
+    ) -> Result<R, ArenaError> {
+        self.after(attached)?;
+        if attached.is_listed() { result.map_err(Into::into) } else { Err(ArenaError::Damaged { at: 0 }) }
+    }
+
     /// Lets the allocator tidy up if nobody else uses the heap.
     fn begin(&self) -> Result<(), ArenaError> {
-        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        let (attached, heap) = self.parts()?;
         // Whoever attaches from now on waits for the lock before it uses the heap.
         let _entered = directory::<A>(attached, &heap).enter()?;
         let word = attached.region.header().membership();
@@ -189,20 +212,20 @@ impl<A: RegionAllocator> Arena<A> {
     /// [`ArenaError::Forked`], [`Busy`](ArenaError::Busy), [`NotRecoverable`](ArenaError::NotRecoverable),
     /// [`Damaged`](ArenaError::Damaged).
     pub fn usage(&self) -> Result<Usage, ArenaError> {
-        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
-        let usage = A::usage(&heap);
-        if attached.takeovers() == 0 {
-            return Ok(usage?);
+        let (attached, heap) = self.parts()?;
+        let mut usage = A::usage(&heap);
+        if attached.alarms() != 0 {
+            self.after(attached)?;
+            // Without what the dead held.
+            usage = A::usage(&heap);
         }
-        self.after(attached);
-        // Without what the dead held.
-        Ok(A::usage(&heap)?)
+        self.result(attached, usage)
     }
 
     /// Size of the payload that is in use now, in bytes: what it was created with, or has [grown](Self::grow) to.
     #[must_use]
     pub fn size(&self) -> usize {
-        let Some((attached, heap)) = self.parts() else { return 0 };
+        let Ok((attached, heap)) = self.parts() else { return 0 };
         // What has been mapped fits.
         region::payload_len(heap.len()).min(attached.region.payload_len() as u64) as usize
     }
@@ -230,14 +253,12 @@ impl<A: RegionAllocator> Arena<A> {
     /// # }
     /// ```
     pub fn grow(&self, to: usize) -> Result<(), ArenaError> {
-        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
+        let (attached, heap) = self.parts()?;
         let (asked, max) = (to as u64, attached.region.payload_len() as u64);
         if asked > max {
             return Err(ArenaError::AboveMaximum { asked, max });
         }
-        let result = grow::<A>(attached, &heap, asked);
-        self.after(attached);
-        result
+        self.result(attached, grow::<A>(attached, &heap, asked))
     }
 
     /// Checks all that must hold of the arena's memory, also what is not needed to go on. Takes time in proportion to
@@ -246,10 +267,8 @@ impl<A: RegionAllocator> Arena<A> {
     /// # Errors
     /// [`ArenaError::Damaged`] says where it does not hold; and as [`usage`](Self::usage).
     pub fn check(&self) -> Result<(), ArenaError> {
-        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
-        let result = check::<A>(attached, &heap);
-        self.after(attached);
-        Ok(result?)
+        let (attached, heap) = self.parts()?;
+        self.result(attached, check::<A>(attached, &heap))
     }
 }
 

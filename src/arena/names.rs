@@ -60,7 +60,7 @@ impl<A: RegionAllocator> Arena<A> {
         object: &ShmemArc<T>,
         pinned: bool,
     ) -> Result<(), DirectoryError> {
-        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
+        let (attached, heap) = self.parts()?;
         let place = ShmemArc::place(object).ok_or(DirectoryError::Foreign)?;
         if !core::ptr::eq(place.attached, attached) {
             return Err(DirectoryError::Foreign);
@@ -232,18 +232,18 @@ impl<A: RegionAllocator> Arena<A> {
         &self,
         work: impl FnOnce(&Entered<'_, A>) -> Result<R, DirectoryError>,
     ) -> Result<R, DirectoryError> {
-        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
+        let (attached, heap) = self.parts()?;
         let result = match super::directory::<A>(attached, &heap).enter() {
             Ok(entered) => work(&entered),
             Err(error) => Err(error.into()),
         };
-        self.after(attached);
-        result
+        self.after(attached)?;
+        result.map_err(|error| self.believable(error))
     }
 
     /// A reference to the object of a name, of the right type. The caller holds the directory's lock.
     fn hold<T: Object + Sync + ?Sized>(&self, found: &Found) -> Result<ShmemArc<T>, DirectoryError> {
-        let (attached, heap) = self.parts().ok_or(DirectoryError::Forked)?;
+        let (attached, heap) = self.parts()?;
         let damaged = HeapError::Damaged { at: found.object };
         let block = heap.block(found.object)?;
         let len = block.extent.object_len().ok_or(damaged)?;
@@ -329,9 +329,16 @@ impl fmt::Debug for NameEntry {
 
 impl<A: RegionAllocator> Names<'_, A> {
     fn entry(&mut self) -> Result<Option<NameEntry>, DirectoryError> {
-        let (_, heap) = self.arena.parts().ok_or(DirectoryError::Forked)?;
+        let (attached, heap) = self.arena.parts()?;
         self.arena.enter(|entered| {
-            let Some((found, order)) = entered.next(self.after)? else { return Ok(None) };
+            let Some((found, order)) = entered.next(self.after)? else {
+                // Without a header there are no names either.
+                return if attached.is_listed() {
+                    Ok(None)
+                } else {
+                    Err(HeapError::Damaged { at: 0 }.into())
+                };
+            };
             self.after = Some(order);
             // There are no more entries than that, however often somebody puts another hash into one.
             self.given = self.given.saturating_add(1);

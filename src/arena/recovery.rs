@@ -14,7 +14,7 @@
 use super::{Arena, directory, exports};
 use crate::allocator::RegionAllocator;
 use crate::attachment::Attached;
-use crate::error::{ArenaError, HeapError};
+use crate::error::{ArenaError, HeapError, Unusable};
 use crate::heap::{Block, Heap};
 use crate::membership::Slot;
 use crate::object::{Event, Kind};
@@ -88,35 +88,38 @@ impl<A: RegionAllocator> Arena<A> {
     /// # Errors
     /// As [`usage`](Self::usage).
     pub fn sweep(&self) -> Result<Reclaimed, ArenaError> {
-        let (attached, heap) = self.parts().ok_or(ArenaError::Forked)?;
-        if !attached.has_estate() && !attached.member().has_estates() {
-            return Ok(Reclaimed::default());
-        }
-        reclaim::<A>(attached, &heap)
+        let (attached, heap) = self.parts()?;
+        let result = if attached.has_estate() || attached.member().has_estates() {
+            reclaim::<A>(attached, &heap)
+        } else {
+            Ok(Reclaimed::default())
+        };
+        self.result(attached, result)
     }
 
     /// After an operation: if it has taken a lock over from one that died, gives back what else that one held.
     /// The operation has what it wanted, so nobody is waited for: whoever is just using the directory leaves the rest to
     /// the next one.
+    ///
+    /// If the segment has lost memory meanwhile, whatever the operation has found is of no worth.
     #[inline]
-    pub(super) fn after(&self, attached: &Attached) {
-        if attached.takeovers() != 0 {
-            self.after_takeover();
-        }
+    pub(super) fn after(&self, attached: &Attached) -> Result<(), Unusable> {
+        if attached.alarms() == 0 { Ok(()) } else { self.after_alarm() }
     }
 
     #[cold]
-    fn after_takeover(&self) {
-        let Some((attached, heap)) = self.parts() else { return };
+    fn after_alarm(&self) -> Result<(), Unusable> {
+        let (attached, heap) = self.parts()?;
         attached.take_takeovers();
         sweep_and_reclaim::<A>(attached, &heap.impatient());
+        if attached.is_severed() { Err(Unusable::Severed) } else { Ok(()) }
     }
 
     /// Gives back what the dead held. If another process is just doing so, this waits for it, for both hold the
     /// directory's lock.
     #[cold]
     pub(super) fn wait_for_the_dead(&self) {
-        if let Some((attached, heap)) = self.parts() {
+        if let Ok((attached, heap)) = self.parts() {
             sweep_and_reclaim::<A>(attached, &heap);
         }
     }

@@ -1,6 +1,7 @@
 //! Errors of arenas
 
-use super::{Errno, FORKED, system_call};
+use super::unusable::{FORKED, SEVERED};
+use super::{Errno, system_call};
 use crate::allocator_id::AllocatorId;
 use crate::shareable::TagMismatch;
 use core::error::Error;
@@ -95,6 +96,8 @@ pub enum ArenaError {
     ReadOnly,
     /// The handle comes from before a `fork` and belongs to the parent process.
     Forked,
+    /// Memory of the segment has gone away; see [`sigbus_fixup`](crate::sigbus_fixup).
+    Severed,
     /// Another process held a lock of the arena until the [timeout](crate::Builder::timeout).
     Busy,
     /// A process died in the arena, and what it left could not be put right.
@@ -141,6 +144,7 @@ impl fmt::Display for ArenaError {
                 f.write_str("the segment is attached read-only; use find_pinned, or attach to write")
             }
             Self::Forked => f.write_str(FORKED),
+            Self::Severed => f.write_str(SEVERED),
             Self::Busy => f.write_str(BUSY),
             Self::NotRecoverable => f.write_str(NOT_RECOVERABLE),
             Self::Damaged { at } => damaged(f, at),
@@ -190,6 +194,8 @@ pub enum AllocError {
     NotInPlace,
     /// The arena comes from before a `fork` and belongs to the parent process.
     Forked,
+    /// Memory of the segment has gone away; see [`sigbus_fixup`](crate::sigbus_fixup).
+    Severed,
     /// Another process held the heap's lock until the [timeout](crate::Builder::timeout).
     Busy,
     /// A process died in the heap, and what it left could not be put right.
@@ -222,6 +228,7 @@ impl fmt::Display for AllocError {
                 "the closure returned a reference to another place; return the one that the slot's write gives",
             ),
             Self::Forked => f.write_str(FORKED),
+            Self::Severed => f.write_str(SEVERED),
             Self::Busy => f.write_str(BUSY),
             Self::NotRecoverable => f.write_str(NOT_RECOVERABLE),
             Self::Damaged { at } => damaged(f, at),
@@ -290,6 +297,8 @@ pub enum HandleError {
     Mismatch(TagMismatch),
     /// The arena comes from before a `fork` and belongs to the parent process.
     Forked,
+    /// Memory of the segment has gone away; see [`sigbus_fixup`](crate::sigbus_fixup).
+    Severed,
     /// Another process held the heap's lock until the [timeout](crate::Builder::timeout).
     Busy,
     /// A process died in the heap, and what it left could not be put right.
@@ -327,6 +336,7 @@ impl fmt::Display for HandleError {
             ),
             Self::Mismatch(mismatch) => mismatch.fmt(f),
             Self::Forked => f.write_str(FORKED),
+            Self::Severed => f.write_str(SEVERED),
             Self::Busy => f.write_str(BUSY),
             Self::NotRecoverable => f.write_str(NOT_RECOVERABLE),
             Self::Damaged { at } => damaged(f, at),
@@ -363,6 +373,8 @@ pub enum DirectoryError {
     Alloc(AllocError),
     /// The arena comes from before a `fork` and belongs to the parent process.
     Forked,
+    /// Memory of the segment has gone away; see [`sigbus_fixup`](crate::sigbus_fixup).
+    Severed,
     /// Another process held the directory's lock until the [timeout](crate::Builder::timeout).
     Busy,
     /// A process died in the arena, and what it left could not be put right.
@@ -401,6 +413,7 @@ impl fmt::Display for DirectoryError {
             ),
             Self::Alloc(error) => error.fmt(f),
             Self::Forked => f.write_str(FORKED),
+            Self::Severed => f.write_str(SEVERED),
             Self::Busy => f.write_str(BUSY),
             Self::NotRecoverable => f.write_str(NOT_RECOVERABLE),
             Self::Damaged { at } => damaged(f, at),

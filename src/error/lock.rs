@@ -1,5 +1,6 @@
 //! Errors of locks around data
 
+use super::unusable::SEVERED;
 use core::error::Error;
 use core::fmt;
 
@@ -20,6 +21,8 @@ pub enum LockFailure {
     NotAttached,
     /// The segment is attached read-only.
     ReadOnly,
+    /// Memory of the segment has gone away; see [`sigbus_fixup`](crate::sigbus_fixup).
+    Severed,
     /// The lock's word is none that a lock can have.
     Damaged,
 }
@@ -40,6 +43,7 @@ impl fmt::Display for LockFailure {
                  inherited from before fork); use one in a segment opened by this process"
             }
             Self::ReadOnly => "the segment is attached read-only; attach to write in order to lock",
+            Self::Severed => SEVERED,
             Self::Damaged => "the lock is damaged; put another value in its place",
         })
     }

@@ -7,21 +7,20 @@
 mod arena;
 mod copy;
 mod lock;
+mod unusable;
 
 pub use arena::{AllocError, ArenaError, DirectoryError, HandleError, HeapError, Rejected};
 pub use copy::CopyError;
 pub use lock::LockFailure;
+pub(crate) use unusable::Unusable;
 
 use crate::allocator_id::AllocatorId;
 use crate::membership::MAX_ATTACHMENTS;
 use core::error::Error;
 use core::fmt;
+use unusable::{FORKED, SEVERED};
 
 pub use rustix::io::Errno;
-
-/// Said of every handle of the parent process.
-const FORKED: &str =
-    "the handle belongs to the parent process from before fork; open the segment in this process";
 
 /// Says that a system call has failed, and what can be done about it.
 fn system_call(f: &mut fmt::Formatter<'_>, call: &str, errno: Errno) -> fmt::Result {
@@ -106,6 +105,9 @@ pub enum ShmemError {
     Unsealed,
     /// The file is a memfd segment's that has been given a name.
     WrongSort,
+    /// Memory of the segment went away while it was being opened, and [`sigbus_fixup`](crate::sigbus_fixup) put zeros in
+    /// its place.
+    Severed,
     /// `/dev/shm` is on a file system, such as overlayfs or NFS, where locks do not last as long as mappings do, so
     /// that nobody could tell the living from the dead.
     FileSystem,
@@ -296,6 +298,8 @@ pub enum BoxError {
     ReadOnly,
     /// The handle comes from before a `fork` and belongs to the parent process.
     Forked,
+    /// Memory of the segment has gone away; see [`sigbus_fixup`](crate::sigbus_fixup).
+    Severed,
 }
 
 /// Why a handle could not become the owner of its segment.
@@ -308,6 +312,8 @@ pub enum OwnError {
     Retired,
     /// The handle comes from before a `fork` and belongs to the parent process.
     Forked,
+    /// Memory of the segment has gone away; see [`sigbus_fixup`](crate::sigbus_fixup).
+    Severed,
     /// The segment's header has been damaged.
     Damaged,
 }
@@ -367,6 +373,7 @@ impl fmt::Display for ShmemError {
             Self::WrongSort => f.write_str(
                 "this is a memfd segment's file under a name; remove it, and attach by the memfd's descriptor",
             ),
+            Self::Severed => f.write_str(SEVERED),
             Self::FileSystem => f.write_str(
                 "the file system of /dev/shm does not keep locks as long as mappings; mount a tmpfs there, or use \
                  Builder::memfd",
@@ -525,6 +532,7 @@ impl fmt::Display for BoxError {
                 f.write_str("the segment is attached read-only; use read_ref, or attach to write")
             }
             Self::Forked => f.write_str(FORKED),
+            Self::Severed => f.write_str(SEVERED),
         }
     }
 }
@@ -535,6 +543,7 @@ impl fmt::Display for OwnError {
             Self::ReadOnly => "the segment is attached read-only; attach to write in order to own it",
             Self::Retired => "the segment's name is gone already; create a new one to own it",
             Self::Forked => FORKED,
+            Self::Severed => SEVERED,
             Self::Damaged => "the segment's header is damaged; remove the file and create the segment again",
         })
     }

@@ -50,8 +50,8 @@ pub enum ReservePolicy {
     /// All at once (`fallocate`): want of memory is an error of opening, not a `SIGBUS` later.
     #[default]
     Now,
-    /// Page by page, when first written: for large segments that stay mostly empty. If there is no memory
-    /// then, the writer is killed by `SIGBUS`.
+    /// Page by page, when first written, or read: for large segments that stay mostly empty. If there is no memory
+    /// then, whoever needs it is killed by `SIGBUS`, unless its handler calls [`sigbus_fixup`](crate::sigbus_fixup).
     Lazy,
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn open(
 ) -> Result<Attachment, ShmemError> {
     let request = Request { name: name?, intent: intent?, options };
     let vacancy = Vacancy::reserve()?;
-    match request.until_done(vacancy.own())? {
+    match request.until_done(&vacancy)? {
         Some(attached) => Ok(vacancy.occupy(attached)),
         // Only `Intent::Unlink` ends without an attachment.
         None => Err(ShmemError::NotFound),
@@ -146,7 +146,7 @@ pub(crate) fn open(
 /// Removes the name of a segment, as an administrator; those attached go on without it.
 pub(crate) fn unlink(name: Name) -> Result<(), ShmemError> {
     let request = Request { name, intent: Intent::Unlink, options: Options::DEFAULT };
-    request.until_done(Vacancy::reserve()?.own()).map(|_| ())
+    request.until_done(&Vacancy::reserve()?).map(|_| ())
 }
 
 /// Creates a segment without a name.
@@ -160,7 +160,7 @@ pub(crate) fn create_memfd(
     let header = new_header(payload_len, &options, true)?;
     lay_out(&fd, &header)?;
     os("fcntl", shm::seal(&fd))?;
-    let (region, seat) = furnish(&fd, header.payload_len(), vacancy.own())?;
+    let (region, seat) = furnish(&fd, header.payload_len(), &vacancy)?;
     let attached = go_live(&header, region, None, vacancy.own(), seat, options.timeout)?;
     Ok((vacancy.occupy(attached), fd))
 }
@@ -186,33 +186,39 @@ pub(crate) fn attach_memfd(
     let joining = Joining {
         intent: if access == Access::ReadOnly { Intent::Read } else { Intent::Attach },
         header,
-        region: map(fd, &header, &status, access)?,
+        region: map(fd, &header, &status, access, &vacancy)?,
         link: None,
         own: vacancy.own(),
         patience,
     };
-    match joining.attach()? {
-        Attempt::Done(Some(attached)) => Ok(vacancy.occupy(attached)),
+    match joining.attach() {
+        Ok(Attempt::Done(Some(attached))) => Ok(vacancy.occupy(attached)),
+        _ if vacancy.whereabouts().are_severed() => Err(ShmemError::Severed),
         // No longer live.
-        _ => Err(ShmemError::NotFound),
+        Ok(_) => Err(ShmemError::NotFound),
+        Err(error) => Err(error),
     }
 }
 
 impl Request {
-    fn until_done(&self, own: Tenancy) -> Result<Option<Attached>, ShmemError> {
+    fn until_done(&self, vacancy: &Vacancy) -> Result<Option<Attached>, ShmemError> {
         let mut deadline = Deadline::new(self.options.timeout);
         loop {
-            match self.attempt(own)? {
-                Attempt::Done(attached) => return Ok(attached),
-                Attempt::Again if !deadline.wait() => return Err(ShmemError::Busy),
-                Attempt::Again => {}
+            match self.attempt(vacancy) {
+                // If it is severed already, it knows.
+                Ok(Attempt::Done(attached)) => return Ok(attached),
+                // What was read then was zeros.
+                _ if vacancy.whereabouts().are_severed() => return Err(ShmemError::Severed),
+                Ok(Attempt::Again) if !deadline.wait() => return Err(ShmemError::Busy),
+                Ok(Attempt::Again) => {}
+                Err(error) => return Err(error),
             }
         }
     }
 
-    fn attempt(&self, own: Tenancy) -> Result<Attempt, ShmemError> {
+    fn attempt(&self, vacancy: &Vacancy) -> Result<Attempt, ShmemError> {
         if self.intent == Intent::Read {
-            return self.read(&self.open_file()?, own);
+            return self.read(&self.open_file()?, vacancy);
         }
         if !shm::mappings_keep_locks() {
             return Err(ShmemError::FileSystem);
@@ -220,7 +226,7 @@ impl Request {
         let fd = self.open_file()?;
         let exclusive = os("flock", shm::try_lock_exclusive(&fd))?;
         let status = self.checked_status(&fd)?;
-        if exclusive { self.exclusive(&fd, &status, own) } else { self.shared(&fd, own) }
+        if exclusive { self.exclusive(&fd, &status, vacancy) } else { self.shared(&fd, vacancy) }
     }
 
     fn open_file(&self) -> Result<OwnedFd, ShmemError> {
@@ -266,7 +272,7 @@ impl Request {
     }
 
     /// The kernel says that nobody is attached.
-    fn exclusive(&self, fd: &OwnedFd, status: &Status, own: Tenancy) -> Result<Attempt, ShmemError> {
+    fn exclusive(&self, fd: &OwnedFd, status: &Status, vacancy: &Vacancy) -> Result<Attempt, ShmemError> {
         let link = self.link(status);
         if !link.is_intact()? {
             return AGAIN;
@@ -277,19 +283,20 @@ impl Request {
             None if self.intent == Intent::Unlink => {
                 return Err(HeaderError::Truncated { len: 0, needed: PREFIX_LEN as u64 }.into());
             }
-            None => return self.form(fd, status, link, own),
+            None => return self.form(fd, status, link, vacancy),
             Some((header, _)) if header.is_memfd() => return Err(ShmemError::WrongSort),
             Some(found) => found,
         };
         match phase {
-            Phase::Forming if self.intent != Intent::Unlink => self.form(fd, status, link, own),
+            Phase::Forming if self.intent != Intent::Unlink => self.form(fd, status, link, vacancy),
             // Its creator or its unlinker died.
             Phase::Forming | Phase::Retired => {
                 link.unlink()?;
                 if self.intent == Intent::Unlink { Ok(Attempt::Done(None)) } else { AGAIN }
             }
             Phase::Live => {
-                let region = map(fd, &header, status, Access::ReadWrite)?;
+                let own = vacancy.own();
+                let region = map(fd, &header, status, Access::ReadWrite, vacancy)?;
                 let member = Member { header: region.header(), link: Some(&link), own };
                 member.vacate().map_err(|refusal| damaged(&member, refusal))?;
                 if !os("flock", shm::try_lock_shared(fd))? {
@@ -309,7 +316,7 @@ impl Request {
     }
 
     /// Somebody else has the file locked.
-    fn shared(&self, fd: &OwnedFd, own: Tenancy) -> Result<Attempt, ShmemError> {
+    fn shared(&self, fd: &OwnedFd, vacancy: &Vacancy) -> Result<Attempt, ShmemError> {
         let Some(header) = read_header_unlocked(fd)? else { return AGAIN };
         match header.phase() {
             _ if header.is_memfd() => return Err(ShmemError::WrongSort),
@@ -322,13 +329,13 @@ impl Request {
         if !os("flock", shm::try_lock_shared(fd))? || !link.is_intact()? {
             return AGAIN;
         }
-        let region = map(fd, &header, &status, Access::ReadWrite)?;
-        Joining { intent: self.intent, header, region, link: Some(link), own, patience: self.options.timeout }
-            .attach()
+        let region = map(fd, &header, &status, Access::ReadWrite, vacancy)?;
+        let (own, patience) = (vacancy.own(), self.options.timeout);
+        Joining { intent: self.intent, header, region, link: Some(link), own, patience }.attach()
     }
 
     /// Attaches without a lock, in order never to write.
-    fn read(&self, fd: &OwnedFd, own: Tenancy) -> Result<Attempt, ShmemError> {
+    fn read(&self, fd: &OwnedFd, vacancy: &Vacancy) -> Result<Attempt, ShmemError> {
         self.checked_status(fd)?;
         let header = read_header_unlocked(fd)?.ok_or(ShmemError::NotFound)?;
         if header.is_memfd() {
@@ -338,13 +345,13 @@ impl Request {
             return Err(ShmemError::NotFound);
         }
         let status = self.checked_status(fd)?;
-        let region = map(fd, &header, &status, Access::ReadOnly)?;
+        let region = map(fd, &header, &status, Access::ReadOnly, vacancy)?;
         Joining {
             intent: self.intent,
             header,
             region,
             link: Some(self.link(&status)),
-            own,
+            own: vacancy.own(),
             patience: self.options.timeout,
         }
         .attach()
@@ -360,11 +367,17 @@ impl Request {
     /// | `go_live` | a Live segment with a dead owner | goes by the orphan policy |
     ///
     /// An error takes the name away again, under the lock.
-    fn form(&self, fd: &OwnedFd, status: &Status, link: Link, own: Tenancy) -> Result<Attempt, ShmemError> {
+    fn form(
+        &self,
+        fd: &OwnedFd,
+        status: &Status,
+        link: Link,
+        vacancy: &Vacancy,
+    ) -> Result<Attempt, ShmemError> {
         let Some(payload_len) = self.intent.creates() else {
             return Err(ShmemError::NotFound);
         };
-        self.form_with(payload_len, fd, status, link, own).inspect_err(|_| {
+        self.form_with(payload_len, fd, status, link, vacancy).inspect_err(|_| {
             // The caller gets the error that led here; an unfinished file would do no harm. If it has to stay, it
             // need not keep memory.
             let _: Result<(), Errno> = shm::set_len(fd, 0);
@@ -378,7 +391,7 @@ impl Request {
         fd: &OwnedFd,
         status: &Status,
         link: Link,
-        own: Tenancy,
+        vacancy: &Vacancy,
     ) -> Result<Attempt, ShmemError> {
         let header = new_header(payload_len, &self.options, false)?;
         if status.len != 0 {
@@ -388,13 +401,13 @@ impl Request {
             os("fchmod", shm::set_mode(fd, self.options.mode))?;
         }
         lay_out(fd, &header)?;
-        let (region, seat) = furnish(fd, header.payload_len(), own)?;
+        let (region, seat) = furnish(fd, header.payload_len(), vacancy)?;
         // Before the last step, so that nothing can fail after it. Nobody else takes a shared lock meanwhile,
         // for the phase is still Forming. (For want of memory it fails before it gives the exclusive one up.)
         if !os("flock", shm::try_lock_shared(fd))? {
             return AGAIN;
         }
-        let attached = go_live(&header, region, Some(link), own, seat, self.options.timeout)?;
+        let attached = go_live(&header, region, Some(link), vacancy.own(), seat, self.options.timeout)?;
         Ok(Attempt::Done(Some(attached)))
     }
 }
@@ -430,9 +443,9 @@ fn lay_out(fd: &OwnedFd, header: &Header) -> Result<(), ShmemError> {
 }
 
 /// Maps a segment that is Forming and takes slot 0.
-fn furnish(fd: &OwnedFd, payload_len: u64, own: Tenancy) -> Result<(Region, Seat), ShmemError> {
-    let region = map_region(fd, payload_len, Access::ReadWrite)?;
-    let member = Member { header: region.header(), link: None, own };
+fn furnish(fd: &OwnedFd, payload_len: u64, vacancy: &Vacancy) -> Result<(Region, Seat), ShmemError> {
+    let region = map_region(fd, payload_len, Access::ReadWrite, vacancy)?;
+    let member = Member { header: region.header(), link: None, own: vacancy.own() };
     let (slot, inherited) = member.take_tenancy().ok_or(ShmemError::Full)?;
     let generation = region.header().next_generation(slot);
     Ok((region, Seat { slot, generation, inherited }))
@@ -468,13 +481,24 @@ fn read_header_unlocked(fd: &OwnedFd) -> Result<Option<Header>, ShmemError> {
     read_header(fd).or_else(|_| read_header(fd))
 }
 
-fn map(fd: &OwnedFd, header: &Header, status: &Status, access: Access) -> Result<Region, ShmemError> {
+fn map(
+    fd: &OwnedFd,
+    header: &Header,
+    status: &Status,
+    access: Access,
+    vacancy: &Vacancy,
+) -> Result<Region, ShmemError> {
     header.check_len(status.len)?;
-    map_region(fd, header.payload_len(), access)
+    map_region(fd, header.payload_len(), access, vacancy)
 }
 
-fn map_region(fd: &OwnedFd, payload_len: u64, access: Access) -> Result<Region, ShmemError> {
-    Region::map(fd, payload_len, access).map_err(|errno| match errno {
+fn map_region(
+    fd: &OwnedFd,
+    payload_len: u64,
+    access: Access,
+    vacancy: &Vacancy,
+) -> Result<Region, ShmemError> {
+    Region::map(fd, payload_len, access, vacancy.whereabouts()).map_err(|errno| match errno {
         // Of address space, or of what this process is allowed.
         Errno::NOMEM => ShmemError::NoSpace { asked: payload_len },
         _ => ShmemError::Os { call: "mmap", errno },

@@ -28,12 +28,13 @@
 #![allow(unsafe_code)]
 
 use super::result::{LockError, LockResult, Orphaned};
-use crate::attachment::{Attached, Here, own_thread};
+use crate::attachment::{Attached, Here};
 use crate::error::LockFailure;
 use crate::lock::{self, Acquired, Holder, RawLock};
 #[cfg(planted)]
 use crate::planted::{self, Mistake};
 use crate::shareable::{Shareable, TypeTag};
+use crate::thread::own_thread;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit, offset_of};
@@ -136,7 +137,7 @@ impl<T> Mutex<T> {
     /// - [`LockFailure::NotRecoverable`]: somebody has [given it up](Orphaned::give_up).
     /// - [`LockFailure::NotAttached`]: it lies in no segment that this process has attached; so it is in a child after
     ///   `fork`, with what it inherited.
-    /// - [`LockFailure::ReadOnly`], [`LockFailure::Damaged`].
+    /// - [`LockFailure::ReadOnly`], [`LockFailure::Severed`], [`LockFailure::Damaged`].
     ///
     /// # References
     ///  - [POSIX `pthread_mutexattr_getrobust(3p)`](https://man7.org/linux/man-pages/man3/pthread_mutexattr_getrobust.3p.html)
@@ -153,14 +154,16 @@ impl<T> Mutex<T> {
     #[inline]
     pub fn lock_for(&self, timeout: Duration) -> LockResult<'_, T> {
         let (here, attached) = self.place().ok_or(LockError::Failed(LockFailure::NotAttached))?;
-        let holder = attached.holder().ok_or(LockError::Failed(LockFailure::ReadOnly))?;
+        let holder = holder(attached).map_err(LockError::Failed)?;
         let thread = own_thread();
-        if self.lock.try_lock(holder) {
-            self.thread.store(mark(holder, thread), Ordering::Relaxed);
-            // SAFETY: nobody held it, so by invariant 1 the value is valid; taken just now, by this one.
-            return Ok(unsafe { MutexGuard::new(Held { mutex: self, here, holder }) });
+        if !self.lock.try_lock(holder) {
+            return self.lock_contended(here, attached, thread, timeout);
         }
-        self.lock_contended(here, attached, thread, timeout)
+        self.thread.store(mark(holder, thread), Ordering::Relaxed);
+        // SAFETY: nobody held it, so by invariant 1 the value is valid; taken just now, by this one.
+        let guard = unsafe { MutexGuard::new(Held { mutex: self, here, holder }) };
+        // Zeros are a lock that nobody holds, also those that have taken the place of this one.
+        if attached.is_severed() { Err(LockError::Failed(LockFailure::Severed)) } else { Ok(guard) }
     }
 
     /// Locks the value if nobody alive holds it, without waiting. (Whether a holder is alive takes some system calls to say.)
@@ -180,7 +183,7 @@ impl<T> Mutex<T> {
         thread: u32,
         timeout: Duration,
     ) -> LockResult<'a, T> {
-        let holder = attached.holder().ok_or(LockError::Failed(LockFailure::ReadOnly))?;
+        let holder = holder(attached).map_err(LockError::Failed)?;
         // This thread holds it, through this attachment or another one: had it given the lock back, it would not be marked.
         let is_mine = |now| self.thread.load(Ordering::Relaxed) == mark(now, thread) && attached.is_ours(now);
         if self.lock.holder().is_some_and(is_mine) {
@@ -195,7 +198,7 @@ impl<T> Mutex<T> {
         })?;
         self.thread.store(mark(holder, thread), Ordering::Relaxed);
         let held = Held { mutex: self, here, holder };
-        match acquired {
+        let result = match acquired {
             // SAFETY: as in `lock_for`.
             Acquired::Clean => Ok(unsafe { MutexGuard::new(held) }),
             #[cfg(planted)]
@@ -204,7 +207,8 @@ impl<T> Mutex<T> {
                 Ok(unsafe { MutexGuard::new(held) })
             }
             Acquired::OwnerDied => Err(LockError::Orphaned(Orphaned::new(held))),
-        }
+        };
+        if attached.is_severed() { Err(LockError::Failed(LockFailure::Severed)) } else { result }
     }
 
     #[inline]
@@ -232,6 +236,13 @@ impl<T> Mutex<T> {
         // SAFETY: by invariant 1 it is valid, and nobody else's; the mutex is not used any more, nor dropped.
         Ok(unsafe { this.as_ptr().read() })
     }
+}
+
+/// This attachment, as one that may hold locks.
+#[inline]
+fn holder(attached: &Attached) -> Result<Holder, LockFailure> {
+    let failure = || if attached.is_read_only() { LockFailure::ReadOnly } else { LockFailure::Severed };
+    attached.holder().ok_or_else(failure)
 }
 
 /// What stands in the second word of a mutex that this thread of this holder has.

@@ -15,6 +15,7 @@ use crate::error::FileKind;
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
 use core::ffi::CStr;
+use core::ops::Range;
 use core::ptr::{self, NonNull};
 use rustix::fd::OwnedFd;
 use rustix::fs::{
@@ -40,6 +41,15 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 pub(crate) enum Access {
     ReadOnly,
     ReadWrite,
+}
+
+impl Access {
+    const fn protection(self) -> ProtFlags {
+        match self {
+            Self::ReadOnly => ProtFlags::READ,
+            Self::ReadWrite => ProtFlags::READ.union(ProtFlags::WRITE),
+        }
+    }
 }
 
 /// Which file this is, whatever its name.
@@ -309,10 +319,7 @@ pub(crate) struct Mapping {
 impl Mapping {
     /// Maps the first `len` bytes of a file, shared.
     pub(crate) fn shared(fd: &OwnedFd, len: usize, access: Access) -> Result<Self, Errno> {
-        let protection = match access {
-            Access::ReadOnly => ProtFlags::READ,
-            Access::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
-        };
+        let protection = access.protection();
         // SAFETY: a null hint lets the kernel choose a free range, so no existing memory is touched.
         let base = unsafe { mm::mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, fd, 0) }?;
         Self::own(base.cast(), len)
@@ -426,6 +433,13 @@ impl Mapping {
         self.len
     }
 
+    /// Of its first byte, and of the one after its last.
+    pub(crate) fn addresses(&self) -> Range<usize> {
+        let start = self.base.addr().get();
+        // Does not saturate: what is mapped ends within the address space.
+        start..start.saturating_add(self.len)
+    }
+
     /// Leaves the range mapped until the process ends.
     pub(crate) const fn leak(self) {
         core::mem::forget(self);
@@ -439,6 +453,25 @@ impl Drop for Mapping {
         // SAFETY: by invariant 1 the range is this mapping's alone, and nothing refers to it any more.
         let _: Result<(), Errno> = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
     }
+}
+
+/// Puts private zeros in the place of what is mapped at these addresses. System calls and nothing else, for a signal handler.
+///
+/// A child that another thread forks in the middle may get zeros in the place of a range that is excluded.
+///
+/// # Safety
+/// They begin with a page, and are part of a mapping of this file's. Nobody minds that its contents are zeros from now on.
+pub(crate) unsafe fn blank(addresses: Range<usize>, access: Access, is_excluded: bool) -> Result<(), Errno> {
+    let Range { start, end } = addresses;
+    let (base, len) = (ptr::without_provenance_mut(start), end.saturating_sub(start));
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+    // SAFETY: the caller promises that nothing else is mapped there.
+    let base = unsafe { mm::mmap_anonymous(base, len, access.protection(), flags) }?;
+    if is_excluded {
+        // SAFETY: mapped just now; the advice changes nothing in this process.
+        unsafe { mm::madvise(base, len, Advice::LinuxDontFork) }?;
+    }
+    Ok(())
 }
 
 /// Makes a free range of addresses one that can never be touched; an error if it is not free.

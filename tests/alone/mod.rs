@@ -3,6 +3,8 @@
 
 #![allow(dead_code)]
 
+pub mod root;
+
 use crate::common::{Child, path_of};
 use shmem_bind::{Builder, ShmemConf, ShmemError};
 use std::collections::BTreeMap;

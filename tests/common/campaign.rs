@@ -106,6 +106,11 @@ impl Forked {
         }
     }
 
+    /// Somebody else has seen its end.
+    pub fn forget(mut self) {
+        self.is_reaped = true;
+    }
+
     /// Waits for its end, which must be a success.
     #[track_caller]
     pub fn finish(mut self) {

@@ -17,7 +17,9 @@
 
 pub mod arena;
 pub mod campaign;
+pub mod everything;
 pub mod pair;
+pub mod sigbus;
 /// Makes a test with each allocator of functions that are generic over it.
 #[allow(unused_macros)]
 macro_rules! with_each_allocator {
