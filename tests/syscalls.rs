@@ -23,6 +23,7 @@ mod sites;
 #[path = "syscalls/stage.rs"]
 mod stage;
 
+use common::campaign::Tidy;
 use common::tracer::stay_on_one_cpu;
 use common::{Child, Parent};
 use expected::{Expected, expected};
@@ -128,6 +129,8 @@ impl fmt::Display for Figures {
 /// In the test: what a driver says.
 fn hear_of(role: &str, arguments: &[&str]) -> Figures {
     let driver = Child::spawn(role, arguments);
+    // The driver is to be dead before its files are removed, so it is dropped first.
+    let (_tidy, driver) = (Tidy(driver.pid()), driver);
     let mut figures = Figures::default();
     loop {
         let line = driver.hear();

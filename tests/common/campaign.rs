@@ -267,6 +267,7 @@ pub fn run(role: &str, arguments: &[&str]) -> Figures {
 
 /// Removes what a driver, whose process number this is, leaves in `/dev/shm` that was killed, because the test failed or its
 /// time was up.
+#[derive(Debug)]
 pub struct Tidy(pub u32);
 
 impl Drop for Tidy {
