@@ -118,6 +118,7 @@ pub const ALL: &[Operation] = &[
     Operation {
         label: "alloc, the lock held by a living one",
         beside: observed_arena,
+        is_patient: true,
         at_start: |stage| stage.store(HEAP_LOCK, SECOND),
         on_call: |stage, site| {
             if site == FutexWait {
@@ -222,6 +223,7 @@ pub const ALL: &[Operation] = &[
     Operation {
         label: "Mutex::lock_for, held by a living one",
         beside: observed_arena,
+        is_patient: true,
         at_start: driver_locks,
         on_call: |stage, site| {
             if site == FutexWait {
