@@ -95,9 +95,11 @@ impl<T: ?Sized> ShmemBox<T> {
                     let _: Result<_, HeapError> = place.heap.change(place.block, Event::Share(slot));
                 }
             }
-            if let Some(count) = count_of(attached, value.cast()) {
-                // It was a box, so nobody else in this process counts it.
-                count.store(1, Ordering::Release);
+            // It was a box, so nobody else in this process counts it, unless damaged words have made somebody hand the block
+            // out twice. Then there are two to count, and the attachment has to outlast both: it stays.
+            let count = count_of(attached, value.cast());
+            if count.is_some_and(|count| count.fetch_add(1, Ordering::AcqRel) != 0) {
+                core::mem::forget(conf.0.clone());
             }
         }
         ShmemArc { value, conf: ManuallyDrop::new(conf) }
@@ -215,7 +217,7 @@ impl<T: ?Sized> ShmemArc<T> {
         Ok(unsafe { ShmemBox::from_parts(this.value, conf) })
     }
 
-    /// Gives this reference up; `None` if this process has others, or the object's block has been damaged.
+    /// Gives this reference up; `None` if this process has others.
     fn give_up(&self) -> Option<Given> {
         let attached = self.conf.0.get()?;
         let count = count_of(attached, self.value.cast())?;
@@ -243,8 +245,9 @@ impl<T: ?Sized> ShmemArc<T> {
                     return Some(Given::Last);
                 }
             }
-            let (_, next) = place.heap.change(place.block, Event::Release(slot)).ok()?.ok()?;
-            if !matches!(next.map(BlockState::kind), Some(Ok(Kind::Exclusive(_)))) {
+            let released = place.heap.change(place.block, Event::Release(slot));
+            let Ok(Ok((_, Some(next)))) = released else { return Some(Given::Others) };
+            if !matches!(next.kind(), Ok(Kind::Exclusive(_))) {
                 return Some(Given::Others);
             }
             place.exports().clear(place.block);
@@ -257,7 +260,7 @@ impl<T: ?Sized> ShmemArc<T> {
 /// What became of an object when the last reference of this process was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Given {
-    /// Others have it, or a name leads to it.
+    /// Others have it, or a name leads to it, or its block has been damaged.
     Others,
     /// It is exclusive to this attachment now.
     Last,

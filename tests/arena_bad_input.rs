@@ -8,11 +8,13 @@ use common::TestName;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use shmem_bind::{
-    AllocError, Arena, ArenaError, BlockState, BoxError, Builder, Bump, DirectoryError, Extent, Handle,
+    AllocError, Arena, ArenaError, BlockState, BoxError, Builder, Bump, DirectoryError, Extent, HEADER_LEN, Handle,
     HandleError, HeapError, OwnedFd, Payload, RegionAllocator, ShmemArc, ShmemBox, ShmemConf, ShmemError,
     SizeError, Slab, Tlsf, Usage, shareable,
 };
 use std::fmt::{Debug, Display};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const SIZE: usize = 64 * 1024;
@@ -500,4 +502,25 @@ fn the_objects_of_an_arena_are_not_mapped_in_a_child() {
             );
         }
     }
+}
+
+/// The words of the heap say that nothing has been allocated, and so the same memory is handed out again.
+#[test]
+fn a_block_that_is_handed_out_twice_outlives_both_references() {
+    let (segment, fd) = memfd(SIZE);
+    let arena = segment.arena::<Bump>().unwrap();
+    let file = File::from(fd);
+    let mut frontier = [0; 8];
+    file.read_exact_at(&mut frontier, HEADER_LEN as u64).unwrap();
+    let one = ShmemBox::into_arc(arena.alloc(AtomicU64::new(1)).unwrap());
+    let clone = one.clone();
+    file.write_all_at(&frontier, HEADER_LEN as u64).unwrap();
+    let other = ShmemBox::into_arc(arena.alloc(AtomicU64::new(2)).unwrap());
+    assert!(ShmemArc::ptr_eq(&one, &other));
+    drop((arena, other, one));
+    // Still mapped, and counted as one.
+    assert_eq!(clone.load(Relaxed), 2);
+    let again = clone.clone();
+    drop(clone);
+    assert_eq!(again.load(Relaxed), 2);
 }
