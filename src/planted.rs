@@ -27,6 +27,10 @@ pub enum Mistake {
     CommitWithoutFence,
     /// What a dead holder left behind a lock is handed out as a value.
     OrphanAsWhole,
+    /// Where an object ends is not looked at when its address is made.
+    ObjectWithoutEnd,
+    /// The stack of condemned blocks is followed for as long as it goes on.
+    WalkWithoutBound,
 }
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);
