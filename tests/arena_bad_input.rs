@@ -8,9 +8,9 @@ use common::TestName;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use shmem_bind::{
-    AllocError, Arena, ArenaError, BlockState, BoxError, Builder, Bump, DirectoryError, Extent, HEADER_LEN, Handle,
-    HandleError, HeapError, OwnedFd, Payload, RegionAllocator, ShmemArc, ShmemBox, ShmemConf, ShmemError,
-    SizeError, Slab, Tlsf, Usage, shareable,
+    AllocError, Arena, ArenaError, BlockState, BoxError, Builder, Bump, DirectoryError, Extent, HEADER_LEN,
+    Handle, HandleError, HeapError, OwnedFd, Payload, RegionAllocator, ShmemArc, ShmemBox, ShmemConf,
+    ShmemError, SizeError, Slab, Tlsf, Usage, shareable,
 };
 use std::fmt::{Debug, Display};
 use std::fs::File;
