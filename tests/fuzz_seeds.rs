@@ -216,9 +216,31 @@ fn lock_seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
+/// What stands in a header and is not found by changing bits, for the dictionary of its target.
+fn header_words() -> Vec<(String, Vec<u8>)> {
+    let (_, arena) = seeds().swap_remove(0);
+    let word = |name: &str, offset: usize| (name.to_owned(), arena[offset..][..8].to_vec());
+    let mut words = vec![
+        word("magic", 0),
+        word("format", 8),
+        word("total-length", 16),
+        word("payload-length", 24),
+        word("initial-length", 56),
+        word("membership", 64),
+        word("arena", 72),
+    ];
+    words.push(("lengths".to_owned(), arena[16..32].to_vec()));
+    words.push(("magic-and-format".to_owned(), arena[..16].to_vec()));
+    words
+}
+
 /// Compares a seed with the one in the package, or writes it.
 fn compare(target: &str, name: &str, bytes: &[u8]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target).join(name);
+    compare_file(&format!("seeds/{target}/{name}"), bytes);
+}
+
+fn compare_file(name: &str, bytes: &[u8]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name);
     if std::env::var_os("UPDATE_SEEDS").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
@@ -232,6 +254,13 @@ fn seeds_are_up_to_date() {
         assert_eq!(Header::parse(&bytes).is_err(), name.starts_with("refused"), "{name}");
         compare("header", name, &bytes);
     }
+}
+
+#[test]
+fn the_dictionary_of_headers_is_up_to_date() {
+    let escaped = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+    let lines = header_words().into_iter().map(|(name, word)| format!("{name}=\"{}\"\n", escaped(&word)));
+    compare_file("dictionaries/header.dict", lines.collect::<String>().as_bytes());
 }
 
 #[test]
