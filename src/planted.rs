@@ -41,6 +41,10 @@ pub enum Mistake {
     SealUnchecked,
     /// Zeros take the place of memory that has gone, and the attachment is not told.
     SeverQuietly,
+    /// Where an object ends is not looked at when its address is made.
+    ObjectWithoutEnd,
+    /// The stack of condemned blocks is followed for as long as it goes on.
+    WalkWithoutBound,
 }
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);

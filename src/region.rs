@@ -15,6 +15,8 @@
 use crate::error::HeapError;
 use crate::header::{HEADER_LEN, SharedHeader};
 use crate::object::BLOCK_HEADER_LEN;
+#[cfg(planted)]
+use crate::planted::{Mistake, is_planted};
 use crate::sys::Failure;
 use crate::sys::shm::{Access, Mapping};
 use crate::whereabouts::Whereabouts;
@@ -115,6 +117,8 @@ impl Region {
     /// The byte at `offset` of the payload, if `len` bytes from there are in it.
     fn pointer(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
         let end = usize::try_from(offset.checked_add(len)?).ok()?;
+        #[cfg(planted)]
+        let end = if is_planted(Mistake::ObjectWithoutEnd) { offset as usize } else { end };
         if end > self.payload_len() {
             return None;
         }

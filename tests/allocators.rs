@@ -22,7 +22,7 @@ use shmem_bind::{
 };
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 /// A generator of numbers; the same ones for the same seed.
@@ -181,6 +181,27 @@ fn long<A: RegionAllocator>(name: &str, cases: u32) {
     }
     // The first violation would have ended this.
     println!("allocators {name}: steps {steps}, violations 0");
+}
+
+/// What the table says of its own pages is damage if it is not that, and no reason to give them to somebody.
+#[test]
+fn own_pages_of_a_slab_heap_are_never_free() {
+    // The word of the first page: free, or a part of a span without a head, which a recovery makes free.
+    const FIRST_PAGE: usize = 256 / 8;
+    for (word, died) in [(1, false), (2, false), (2, true)] {
+        let words: Vec<_> = (0..2048).map(|_| AtomicU64::new(0)).collect();
+        let plain = PlainHeap::new(2048 * 8);
+        let private: Vec<_> = (0..Slab::PRIVATE_WORDS).map(|_| AtomicU64::new(0)).collect();
+        let [dead, heap] = [0, 1].map(|slot| plain.heap(&words, &private, slot));
+        Slab::format(&heap).unwrap();
+        Slab::check(&heap).unwrap();
+        words[FIRST_PAGE].store(word, Ordering::Relaxed);
+        if died {
+            plain.die_locked(&dead);
+        }
+        let result = Slab::check(&heap);
+        assert_eq!(result, Err(HeapError::Damaged { at: 256 }), "{word}");
+    }
 }
 
 macro_rules! for_each_allocator {

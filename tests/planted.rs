@@ -19,6 +19,8 @@
 //! | `MappingLeftOnError`: what has been mapped stays when the next step fails | `syscalls`, itself | a mapping left over |
 //! | `SealUnchecked`: nobody looks whether a memfd could be sealed | `syscalls`, itself | a success that is none |
 //! | `SeverQuietly`: zeros take the place of memory, and nobody is told | `truncation_moments`, itself | an arena that goes on with zeros |
+//! | `ObjectWithoutEnd`: an object may end anywhere | fuzz target `objects` | a string that lies beyond the segment |
+//! | `WalkWithoutBound`: a stack of blocks is followed for ever | fuzz target `recovery` | a call that does not end |
 //!
 //! Others are planted where they show better. An unlock that wakes nobody, a takeover by a plain store and seven more are in the
 //! loom models of the lock (`src/lock/models.rs`), for all sleeps are short, and no campaign of real processes would
@@ -32,14 +34,20 @@
 
 #[macro_use]
 mod common;
+#[path = "hostile_memory/mod.rs"]
+mod hostile;
 mod kills;
 
-use common::Parent;
 use common::arena::Allocator;
 use common::campaign::{self, Figures};
+use common::{Child, Parent};
 use kills::{Extent, Runner};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use shmem_bind::planted::{Mistake, plant};
 use shmem_bind::{Slab, Tlsf};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
 
 const MISTAKES: [Mistake; 6] = [
     Mistake::LockInTwoWords,
@@ -53,7 +61,33 @@ const MISTAKES: [Mistake; 6] = [
 #[test]
 #[ignore = "the entry point of child processes"]
 fn child() {
-    common::run_child(&[("find tlsf", drive::<Tlsf>), ("find slab", drive::<Slab>)]);
+    common::run_child(&[("find tlsf", drive::<Tlsf>), ("find slab", drive::<Slab>), ("seeds", run_seeds)]);
+}
+
+/// Runs the seeds of a fuzz target with the mistake that the environment names.
+fn run_seeds(parent: &mut Parent) {
+    // Not the time by the clock: others may be running too.
+    setrlimit(Resource::RLIMIT_CPU, 5, 5).unwrap();
+    hostile::plant();
+    let target = parent.argument(0).to_owned();
+    let (_, run) = hostile::TARGETS.into_iter().find(|(name, _)| *name == target).unwrap();
+    for (name, bytes) in hostile::seeds(&target) {
+        parent.say(&name);
+        run(&bytes);
+    }
+    parent.say("the end");
+}
+
+/// Gives at which seed of a target the mistake shows, and how.
+fn seed_that_finds(mistake: &str, target: &str) -> (String, ExitStatus) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env("SHMEM_BIND_PLANTED", mistake);
+    let mut child = Child::spawn_by(command, "seeds", &[target]);
+    let mut last = String::new();
+    while let Some(name) = child.try_hear() {
+        last = name;
+    }
+    (last, child.wait())
 }
 
 /// Makes a mistake, if there is one of this name, and runs a campaign on one scene.
@@ -117,4 +151,24 @@ fn a_slot_before_the_objects() {
 #[test]
 fn a_commit_without_a_fence() {
     assert_ne!(assert_found::<Tlsf>(Mistake::CommitWithoutFence, "points", "alloc").corrupt, 0);
+}
+
+#[test]
+fn an_object_without_an_end() {
+    let (last, status) = seed_that_finds("none", "objects");
+    assert_eq!((&*last, status.success()), ("the end", true), "without a mistake");
+    let (last, status) = seed_that_finds("ObjectWithoutEnd", "objects");
+    println!("ObjectWithoutEnd: {last}, {status}");
+    // What it has said of a panic stands before the child's own end.
+    assert!(last != "the end" && !status.success() && status.signal().is_none(), "{last}: {status}");
+}
+
+#[test]
+fn a_walk_without_a_bound() {
+    let (last, status) = seed_that_finds("none", "recovery");
+    assert_eq!((&*last, status.success()), ("the end", true), "without a mistake");
+    let (last, status) = seed_that_finds("WalkWithoutBound", "recovery");
+    println!("WalkWithoutBound: {last}, {status}");
+    let signals = [Signal::SIGXCPU, Signal::SIGKILL].map(|signal| Some(signal as i32));
+    assert!(last.ends_with("stack-in-a-circle") && signals.contains(&status.signal()), "{last}: {status}");
 }

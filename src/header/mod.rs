@@ -326,7 +326,10 @@ impl Header {
     }
 
     /// Checks that a file of `len` bytes holds the whole segment.
-    pub(crate) const fn check_len(&self, len: u64) -> Result<(), HeaderError> {
+    ///
+    /// # Errors
+    /// [`HeaderError::Truncated`]: it is shorter.
+    pub const fn check_len(&self, len: u64) -> Result<(), HeaderError> {
         if len < self.total_len() {
             return Err(HeaderError::Truncated { len, needed: self.total_len() });
         }

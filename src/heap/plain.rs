@@ -93,6 +93,13 @@ impl PlainHeap {
         heap.condemn(offset)
     }
 
+    /// What a peer may do that has run wild: puts any values into the words that are not in the heap, its length in use and
+    /// the offset of the block condemned last (0: none).
+    pub fn damage(&self, len: u64, condemned: u64) {
+        self.control.reset(len);
+        self.control.condemned.store(condemned, Ordering::Relaxed);
+    }
+
     /// What a process does that dies as number `slot` while it holds the lock.
     pub fn die_locked(&self, heap: &Heap<'_>) {
         if let Some(guard) = heap.try_lock() {

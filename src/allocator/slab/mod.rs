@@ -426,8 +426,7 @@ fn check_pages(pages: Pages<'_, '_>) -> Result<(), HeapError> {
         }
         gap = 0;
         taken = taken.wrapping_add(span.pages);
-        let is_own = matches!(span.page, Page::Own { pages } if pages == layout.own_pages());
-        ensure(span.page != Page::Part && is_own == (span.first == 0), at)?;
+        ensure(span.page != Page::Part, at)?;
         for page in span.first.wrapping_add(1)..end {
             ensure(pages.get(page)? == Page::Part, layout.page_word(page))?;
         }

@@ -306,8 +306,11 @@ impl<'h, 'a> Pages<'h, 'a> {
             Page::Own { pages } | Page::Run { pages, .. } => pages,
             Page::Chunk(_) => self.layout.chunk_pages(),
         };
+        // The control words and tables are always in front of all, and nothing else is like them.
+        let is_own = matches!(entry, Page::Own { pages } if pages == self.layout.own_pages());
+        let is_placed = if page == 0 { is_own } else { !matches!(entry, Page::Own { .. }) };
         match page.checked_add(pages) {
-            Some(end) if pages != 0 && end <= self.count() => Ok((entry, pages)),
+            Some(end) if pages != 0 && end <= self.count() && is_placed => Ok((entry, pages)),
             _ => Err(HeapError::Damaged { at: self.layout.page_word(page) }),
         }
     }
