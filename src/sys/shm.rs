@@ -125,17 +125,21 @@ pub(crate) fn memfd(name: &CStr) -> Result<OwnedFd, Errno> {
 
 /// Fixes a memfd's length, and that it stays fixed.
 pub(crate) fn seal(fd: &OwnedFd) -> Result<(), Errno> {
-    let sealed = fs::fcntl_add_seals(fd, SEALS);
+    add_seals(fd, SEALS)
+}
+
+/// The same, and that from now on nobody writes to it but through mappings that are there already.
+pub(crate) fn seal_for_readers(fd: &OwnedFd) -> Result<(), Errno> {
+    add_seals(fd, SEALS | SealFlags::FUTURE_WRITE)
+}
+
+fn add_seals(fd: &OwnedFd, seals: SealFlags) -> Result<(), Errno> {
+    let sealed = fs::fcntl_add_seals(fd, seals);
     #[cfg(planted)]
     if is_planted(Mistake::SealUnchecked) {
         return Ok(());
     }
     sealed
-}
-
-/// The same, and that from now on nobody writes to it but through mappings that are there already.
-pub(crate) fn seal_for_readers(fd: &OwnedFd) -> Result<(), Errno> {
-    fs::fcntl_add_seals(fd, SEALS | SealFlags::FUTURE_WRITE)
 }
 
 /// Whether the length of this file is fixed for ever; only that of a memfd can be.
@@ -468,8 +472,9 @@ pub(crate) unsafe fn blank(addresses: Range<usize>, access: Access, is_excluded:
     // SAFETY: the caller promises that nothing else is mapped there.
     let base = unsafe { mm::mmap_anonymous(base, len, access.protection(), flags) }?;
     if is_excluded {
+        // If it fails, children get zeros.
         // SAFETY: mapped just now; the advice changes nothing in this process.
-        unsafe { mm::madvise(base, len, Advice::LinuxDontFork) }?;
+        let _: Result<(), Errno> = unsafe { mm::madvise(base, len, Advice::LinuxDontFork) };
     }
     Ok(())
 }

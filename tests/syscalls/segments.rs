@@ -7,7 +7,7 @@ use super::stage::{Call, Injection};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
-use shmem_bind::{Builder, ShmemBox, ShmemError, Tlsf, UnlinkPolicy, segments, unlink};
+use shmem_bind::{Builder, CopyRegion, ShmemBox, ShmemError, Tlsf, UnlinkPolicy, segments, unlink};
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -280,6 +280,27 @@ pub const ALL: &[Operation] = &[
         },
         ..MEMFD_ATTACH
     },
+    COPY_CREATE,
+    Operation {
+        label: "copy region create_for_readers",
+        act: |victim| {
+            victim.begin();
+            victim.run(|| CopyRegion::create_for_readers(8).map(|made| (made.0.len() as u64, made)));
+        },
+        ..COPY_CREATE
+    },
+    COPY_ATTACH,
+    Operation {
+        label: "copy region attach_read_only",
+        act: |victim| {
+            victim.begin();
+            let attach = |fd| CopyRegion::attach_read_only(fd).map(|made| (made.len() as u64, made));
+            victim.run(|| attach(victim.memfd.unwrap()));
+        },
+        asked: 4096 + 8,
+        ..COPY_ATTACH
+    },
+    FIXUP,
     SWEEP,
     Operation {
         label: "sweep, one who was reaped",
@@ -472,6 +493,54 @@ const MEMFD_ATTACH: Operation = Operation {
         victim.run(|| attach(victim.memfd.unwrap()));
     },
     named: Some(false),
+    ..USUAL
+};
+
+const COPY_CREATE: Operation = Operation {
+    label: "copy region create",
+    act: |victim| {
+        victim.begin();
+        victim.run(|| CopyRegion::create(8).map(|made| (made.0.len() as u64, made)));
+    },
+    exists: false,
+    named: Some(false),
+    ..USUAL
+};
+
+const COPY_ATTACH: Operation = Operation {
+    label: "copy region attach",
+    before: |stage| stage.memfd = Some(Builder::memfd().create(8).unwrap()),
+    act: |victim| {
+        victim.begin();
+        let attach = |fd| CopyRegion::attach(fd).map(|made| (made.len() as u64, made));
+        victim.run(|| attach(victim.memfd.unwrap()));
+    },
+    named: Some(false),
+    asked: 4096 + 8,
+    ..USUAL
+};
+
+/// What a handler of `SIGBUS` does; here, nobody has faulted.
+const FIXUP: Operation = Operation {
+    label: "sigbus_fixup",
+    act: |victim| {
+        victim.warm_up();
+        let (segment, _fd) = Builder::memfd().create(64 * 1024).unwrap();
+        let arena = segment.arena::<Tlsf>().unwrap();
+        let object = arena.alloc(5_u64).unwrap();
+        let place = (&raw const *object).cast();
+        // SAFETY: of any number, any bytes are one.
+        victim.run(|| Ok((u64::from(unsafe { shmem_bind::sigbus_fixup(place) }), ())));
+        assert!(arena.conf().is_severed());
+    },
+    exists: false,
+    named: Some(false),
+    unnoticed: Some(Ok(0)),
+    effect: |call, _| match call.site {
+        // There are other lengths that a page may have.
+        MapBlank if call.nth < 6 => Some(Effect::Nothing),
+        _ => None,
+    },
     ..USUAL
 };
 

@@ -58,9 +58,12 @@ pub enum Site {
     MapShared,
     MapPrivate,
     MapSparse,
+    /// Zeros in the place of what has gone.
+    MapBlank,
     WipePrivate,
     WipeSparse,
     DontFork,
+    DontForkBlank,
     Populate,
     Remove,
     Munmap,
@@ -115,8 +118,8 @@ const SOURCES: &[(&str, &str, usize, &[Site])] = &[
     ("shm.rs", "fs::unlinkat", 1, &[MayUnlink]),
     ("shm.rs", "fs::unlink", 1, &[Unlink]),
     ("shm.rs", "mm::mmap", 1, &[MapShared]),
-    ("shm.rs", "mm::mmap_anonymous", 3, &[MapPrivate, MapSparse, Bar]),
-    ("shm.rs", "mm::madvise", 5, &[WipePrivate, WipeSparse, DontFork, Populate, Remove]),
+    ("shm.rs", "mm::mmap_anonymous", 4, &[MapPrivate, MapSparse, MapBlank, Bar]),
+    ("shm.rs", "mm::madvise", 6, &[WipePrivate, WipeSparse, DontFork, DontForkBlank, Populate, Remove]),
     ("shm.rs", "mm::munmap", 2, &[Munmap, Unbar]),
 ];
 
@@ -293,11 +296,13 @@ impl Site {
                 EFAULT,
                 EINVAL,
             ],
-            MapShared | MapPrivate | MapSparse => {
+            MapShared | MapPrivate | MapSparse | MapBlank => {
                 &[ENOMEM, EAGAIN, ENFILE, EPERM, EACCES, ENODEV, EOVERFLOW, ETXTBSY, EBADF, EINVAL]
             }
             Bar => &[EEXIST, ENOMEM, EAGAIN, EPERM, EINVAL],
-            WipePrivate | WipeSparse | DontFork => &[ENOMEM, EAGAIN, EINVAL, EACCES, EBADF, EIO],
+            WipePrivate | WipeSparse | DontFork | DontForkBlank => {
+                &[ENOMEM, EAGAIN, EINVAL, EACCES, EBADF, EIO]
+            }
             Populate => &[EINTR, EFAULT, ENOMEM, EAGAIN, EINVAL, EACCES, EBADF, EIO, EHWPOISON, ENOSPC],
             Remove => &[EINTR, EACCES, EAGAIN, ENOMEM, EINVAL, EBADF, EIO, EOPNOTSUPP],
             Munmap | Unbar => &[ENOMEM, EINVAL],
@@ -432,11 +437,13 @@ pub fn classify(request: &Request, context: &Context<'_>) -> Result<Option<Site>
         libc::SYS_unlinkat | libc::SYS_unlink => Unlink,
         libc::SYS_mmap if !has(fourth, libc::MAP_ANONYMOUS) => MapShared,
         libc::SYS_mmap if has(fourth, libc::MAP_FIXED_NOREPLACE) => Bar,
+        libc::SYS_mmap if has(fourth, libc::MAP_FIXED) => MapBlank,
         libc::SYS_mmap if has(fourth, libc::MAP_NORESERVE) => MapSparse,
         libc::SYS_mmap => MapPrivate,
         libc::SYS_madvise => match third as i32 {
             libc::MADV_WIPEONFORK if context.last == Some(MapSparse) => WipeSparse,
             libc::MADV_WIPEONFORK => WipePrivate,
+            libc::MADV_DONTFORK if context.last == Some(MapBlank) => DontForkBlank,
             libc::MADV_DONTFORK => DontFork,
             libc::MADV_POPULATE_WRITE => Populate,
             libc::MADV_REMOVE => Remove,
