@@ -48,11 +48,11 @@ pub fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
 
 /// Makes the mistake that the environment names, in a build that has some.
 ///
-/// So it is shown that a target finds it within a minute, starting from seeds that do not have it:
+/// So it is shown that a target finds it within a minute, also if it starts from nothing:
 /// ```sh
 /// export RUSTFLAGS="--cfg planted"
-/// SHMEM_BIND_PLANTED=ObjectWithoutEnd cargo +nightly fuzz run objects --target-dir target/fuzz-planted -- -max_total_time=60
-/// SHMEM_BIND_PLANTED=WalkWithoutBound cargo +nightly fuzz run recovery --target-dir target/fuzz-planted -- -max_total_time=60 -timeout=5
+/// SHMEM_BIND_PLANTED=ObjectWithoutEnd cargo +nightly fuzz run objects --target-dir target/fuzz-planted -- -max_len=512 -max_total_time=60
+/// SHMEM_BIND_PLANTED=WalkWithoutBound cargo +nightly fuzz run recovery --target-dir target/fuzz-planted -- -max_len=512 -max_total_time=60 -timeout=5
 /// ```
 /// `tests/planted.rs` shows it with the seeds.
 pub fn plant() {
