@@ -121,14 +121,14 @@ mod planted {
 
     #[test]
     fn an_offset_that_is_not_checked() {
-        let verdict = scribble("scribble tlsf", 10_000, "UncheckedOffset");
+        let verdict = scribble("scribble tlsf", 40_000, "UncheckedOffset");
         println!("UncheckedOffset: {verdict}, at first {:?}", verdict.reports.first());
         assert_ne!(verdict.signals, 0);
     }
 
     #[test]
     fn a_walk_on_the_spot() {
-        let verdict = scribble("scribble tlsf", 10_000, "WalkOnTheSpot");
+        let verdict = scribble("scribble tlsf", 40_000, "WalkOnTheSpot");
         println!("WalkOnTheSpot: {verdict}, at first {:?}", verdict.reports.first());
         assert_ne!(verdict.late, 0);
     }
