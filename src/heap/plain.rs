@@ -7,6 +7,10 @@ use crate::membership::Slot;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
+/// How long a thread waits for a lock that another one holds: longer than that one is kept from running on a machine that
+/// is busy with a lot else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A heap over plain memory, for tests of allocators: the words that a segment's header has, and a word on who died.
 ///
 /// # Examples
@@ -59,7 +63,7 @@ impl PlainHeap {
         Heap {
             #[cfg(test)]
             fuse: Some(&self.fuse),
-            ..Heap::new(words, &self.control, private, me, &self.gone, Duration::from_secs(1))
+            ..Heap::new(words, &self.control, private, me, &self.gone, PATIENCE)
         }
     }
 
