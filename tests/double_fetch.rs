@@ -31,6 +31,7 @@ mod double_fetch {
 
 use common::Parent;
 use common::arena::Allocator;
+use common::campaign;
 use double_fetch::runner::Runner;
 use hostile::verdict::{self, Verdict};
 use shmem_bind::{Bump, Slab, Tlsf};
@@ -65,7 +66,7 @@ fn drive<A: Allocator>(parent: &mut Parent) {
         runner.replace_in(scene, most_steps as usize, each);
     }
     let (slowest, label) = runner.slowest;
-    verdict::progress(
+    campaign::progress(
         parent,
         &format!("double_fetch {}: {}, slowest {slowest:?} in {label}", A::NAME, runner.verdict),
     );

@@ -34,6 +34,7 @@ mod scribble {
 
 use common::Parent;
 use common::arena::Allocator;
+use common::campaign;
 use hostile::verdict::{self, Verdict};
 use scribble::supervisor;
 use shmem_bind::{Bump, Slab, Tlsf};
@@ -65,12 +66,12 @@ fn drive<A: Allocator>(parent: &mut Parent) {
     while left > 0 && verdict.is_clean() {
         let time = left.min(TURN);
         verdict.add(supervisor::campaign::<A>(board, seed, Duration::from_millis(time)));
-        verdict::progress(parent, &format!("scribble {}: seed {seed}, {verdict}", A::NAME));
+        campaign::progress(parent, &format!("scribble {}: seed {seed}, {verdict}", A::NAME));
         left -= time;
         seed += 1000;
     }
     let (depth, missing) = supervisor::depth(board);
-    verdict::progress(parent, &format!("    turns {}, {depth}", board.turns.load(SeqCst)));
+    campaign::progress(parent, &format!("    turns {}, {depth}", board.turns.load(SeqCst)));
     if verdict.is_clean() && board.operations.load(SeqCst) >= MANY && !missing.is_empty() {
         verdict.report(format!("scribble {}: {}", A::NAME, missing.join(", ")));
     }

@@ -23,9 +23,9 @@ mod sites;
 #[path = "syscalls/stage.rs"]
 mod stage;
 
-use common::campaign::Tidy;
+use common::Parent;
+use common::campaign;
 use common::tracer::stay_on_one_cpu;
-use common::{Child, Parent};
 use expected::{Expected, expected};
 use nix::errno::Errno;
 use operations::Operation;
@@ -128,33 +128,17 @@ impl fmt::Display for Figures {
 
 /// In the test: what a driver says.
 fn hear_of(role: &str, arguments: &[&str]) -> Figures {
-    let driver = Child::spawn(role, arguments);
-    // The driver is to be dead before its files are removed, so it is dropped first.
-    let (_tidy, driver) = (Tidy(driver.pid()), driver);
     let mut figures = Figures::default();
-    loop {
-        let line = driver.hear();
-        let (kind, rest) = line.split_once(' ').unwrap();
-        match kind {
-            "progress" => println!("{rest}"),
-            "report" => figures.reports.push(rest.to_owned()),
-            "site" => _ = figures.sites.insert(Site::by_name(rest).unwrap()),
-            "figures" => {
-                let mut numbers = rest.split(' ').map(|number| number.parse().unwrap());
-                let figure = |numbers: &mut dyn Iterator<Item = u64>| numbers.next().unwrap();
-                figures.operations = figure(&mut numbers);
-                figures.once = figure(&mut numbers);
-                figures.always = figure(&mut numbers);
-                figures.wrong = figure(&mut numbers);
-                figures.leaks = figure(&mut numbers);
-                return figures;
-            }
-            _ => panic!("{line}"),
-        }
-    }
+    let numbers = campaign::hear_of(role, arguments, "figures", |kind, rest| match kind {
+        "report" => figures.reports.push(rest.to_owned()),
+        "site" => _ = figures.sites.insert(Site::by_name(rest).unwrap()),
+        _ => panic!("{kind} {rest}"),
+    });
+    [figures.operations, figures.once, figures.always, figures.wrong, figures.leaks] = numbers;
+    figures
 }
 
-/// In a driver: goes through every second operation.
+/// In a driver: goes through its share of the operations.
 fn drive(parent: &mut Parent) {
     stay_on_one_cpu();
     let index: usize = parent.argument(0).parse().unwrap();

@@ -242,25 +242,37 @@ pub fn progress(parent: &mut Parent, what: &str) {
 /// Runs the campaign `role` in a driver of its own, and gives what it finds.
 #[track_caller]
 pub fn run(role: &str, arguments: &[&str]) -> Figures {
+    let mut figures = Figures::default();
+    let numbers = hear_of(role, arguments, "figures", |kind, rest| match kind {
+        "report" => figures.reports.push(rest.to_owned()),
+        _ => panic!("{kind} {rest}"),
+    });
+    [figures.points, figures.corrupt, figures.lost, figures.stuck] = numbers;
+    figures
+}
+
+/// Runs a campaign in a driver of its own, and passes on what it says, each time a word and the rest, until it says `last`,
+/// with so many numbers, and ends.
+#[track_caller]
+pub fn hear_of<const N: usize>(
+    role: &str,
+    arguments: &[&str],
+    last: &str,
+    mut hear: impl FnMut(&str, &str),
+) -> [u64; N] {
     let driver = Child::spawn(role, arguments);
     // The driver is to be dead before its files are removed, so it is dropped first.
     let (_tidy, driver) = (Tidy(driver.pid()), driver);
-    let mut figures = Figures::default();
     loop {
         let line = driver.hear();
-        let (kind, rest) = line.split_once(' ').unwrap();
-        match kind {
-            "progress" => println!("{rest}"),
-            "report" => figures.reports.push(rest.to_owned()),
-            "figures" => {
-                let mut numbers = rest.split(' ').map(|number| number.parse().unwrap());
-                let mut next = || numbers.next().unwrap();
-                (figures.points, figures.corrupt, figures.lost, figures.stuck) =
-                    (next(), next(), next(), next());
+        match line.split_once(' ').unwrap() {
+            ("progress", rest) => println!("{rest}"),
+            (kind, rest) if kind == last => {
+                let numbers: Vec<_> = rest.split(' ').map(|number| number.parse().unwrap()).collect();
                 driver.finish();
-                return figures;
+                return numbers.try_into().unwrap();
             }
-            _ => panic!("{line}"),
+            (kind, rest) => hear(kind, rest),
         }
     }
 }
@@ -268,7 +280,7 @@ pub fn run(role: &str, arguments: &[&str]) -> Figures {
 /// Removes what a driver, whose process number this is, leaves in `/dev/shm` that was killed, because the test failed or its
 /// time was up.
 #[derive(Debug)]
-pub struct Tidy(pub u32);
+struct Tidy(u32);
 
 impl Drop for Tidy {
     fn drop(&mut self) {

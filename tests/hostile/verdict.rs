@@ -1,7 +1,7 @@
 //! How a campaign ends
 
-use crate::common::campaign::Tidy;
-use crate::common::{Child, Parent, say};
+use crate::common::campaign;
+use crate::common::say;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use std::cell::RefCell;
@@ -105,38 +105,20 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// In the driver: says that the campaign goes on, and how far it is. At least every minute.
-pub fn progress(_parent: &mut Parent, what: &str) {
-    say(&format!("progress {what}"));
-}
-
 /// Runs the campaign `role` in a driver of its own, and gives what it finds.
 #[track_caller]
 pub fn run(role: &str, arguments: &[&str]) -> Verdict {
-    let driver = Child::spawn(role, arguments);
-    // The driver is to be dead before its files are removed, so it is dropped first.
-    let (_tidy, driver) = (Tidy(driver.pid()), driver);
     let mut verdict = Verdict::default();
-    loop {
-        let line = driver.hear();
-        let (kind, rest) = line.split_once(' ').unwrap();
-        match kind {
-            "progress" => println!("{rest}"),
-            "report" => verdict.reports.push(rest.to_owned()),
-            "count" => {
-                let (number, what) = rest.split_once(' ').unwrap();
-                verdict.count(what, number.parse().unwrap());
-            }
-            "verdict" => {
-                let mut numbers = rest.split(' ').map(|number| number.parse().unwrap());
-                let mut next = || numbers.next().unwrap();
-                (verdict.signals, verdict.panics, verdict.late) = (next(), next(), next());
-                driver.finish();
-                return verdict;
-            }
-            _ => panic!("{line}"),
+    let numbers = campaign::hear_of(role, arguments, "verdict", |kind, rest| match kind {
+        "report" => verdict.reports.push(rest.to_owned()),
+        "count" => {
+            let (number, what) = rest.split_once(' ').unwrap();
+            verdict.count(what, number.parse().unwrap());
         }
-    }
+        _ => panic!("{kind} {rest}"),
+    });
+    [verdict.signals, verdict.panics, verdict.late] = numbers;
+    verdict
 }
 
 /// The last words of a process, in memory that it shares with whoever wants to know.
