@@ -108,7 +108,7 @@ impl CopyRegion {
     ) -> Result<(Self, OwnedFd), ShmemError> {
         check_len(len as u64)?;
         let fd = shm::memfd(c"shmem-bind-copy").map_err(Failure::of("memfd_create"))?;
-        shm::reserve(&fd, len as u64).map_err(|failure| no_space(failure, len as u64))?;
+        shm::reserve(&fd, len as u64).map_err(|failure| failure.of_asking_for(len as u64))?;
         let mapping = map(&fd, len, Access::ReadWrite)?;
         // A mapping that may be written to is there already when that is forbidden to those to come.
         seal(&fd).map_err(Failure::of("fcntl"))?;
@@ -378,12 +378,5 @@ fn check_len(len: u64) -> Result<usize, SizeError> {
 fn map(fd: &OwnedFd, len: usize, access: Access) -> Result<Mapping, ShmemError> {
     Mapping::shared(fd, len, access)
         .map_err(Failure::of("mmap"))
-        .map_err(|failure| no_space(failure, len as u64))
-}
-
-fn no_space(failure: Failure, asked: u64) -> ShmemError {
-    match failure.errno() {
-        Errno::NOSPC | Errno::NOMEM => ShmemError::NoSpace { asked },
-        _ => failure.into(),
-    }
+        .map_err(|failure| failure.of_asking_for(len as u64))
 }

@@ -378,9 +378,7 @@ impl fmt::Display for ShmemError {
                 "the file system of /dev/shm does not keep locks as long as mappings; mount a tmpfs there, or use \
                  Builder::memfd",
             ),
-            Self::Os { call, errno } => {
-                system_call(f, call, errno)
-            }
+            Self::Os { call, errno } => system_call(f, call, errno),
             Self::Box(error) => error.fmt(f),
             Self::Arena(error) => error.fmt(f),
             Self::Alloc(error) => error.fmt(f),

@@ -426,10 +426,7 @@ fn new_header(initial_len: u64, options: &Options, memfd: bool) -> Result<Header
 
 /// Makes a file of no bytes into a segment that is Forming.
 fn lay_out(fd: &OwnedFd, header: &Header) -> Result<(), ShmemError> {
-    let failed = |failure: Failure| match failure.errno() {
-        Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => ShmemError::NoSpace { asked: header.payload_len() },
-        _ => failure.into(),
-    };
+    let failed = |failure: Failure| failure.of_asking_for(header.payload_len());
     // The first bytes make the file recognisable, whatever length it gets to.
     shm::write_start(fd, &header.encode()).map_err(Failure::of("pwrite")).map_err(failed)?;
     if !header.is_lazy() {
@@ -498,11 +495,10 @@ fn map_region(
     access: Access,
     vacancy: &Vacancy,
 ) -> Result<Region, ShmemError> {
-    Region::map(fd, payload_len, access, vacancy.whereabouts()).map_err(|errno| match errno {
-        // Of address space, or of what this process is allowed.
-        Errno::NOMEM => ShmemError::NoSpace { asked: payload_len },
-        _ => ShmemError::Os { call: "mmap", errno },
-    })
+    // There may be too little of address space, or of what this process is allowed.
+    Region::map(fd, payload_len, access, vacancy.whereabouts())
+        .map_err(Failure::of("mmap"))
+        .map_err(|failure| failure.of_asking_for(payload_len))
 }
 
 fn os<T>(call: &'static str, result: Result<T, Errno>) -> Result<T, ShmemError> {

@@ -23,8 +23,12 @@ impl Failure {
         Self { call, errno }
     }
 
-    pub(crate) const fn errno(self) -> Errno {
-        self.errno
+    /// The error of whoever asked for `asked` bytes of memory, or of a file.
+    pub(crate) fn of_asking_for(self, asked: u64) -> ShmemError {
+        match self.errno {
+            Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => ShmemError::NoSpace { asked },
+            _ => self.into(),
+        }
     }
 
     /// Makes a failure of the error of this call.
