@@ -98,7 +98,7 @@ fn use_as_value(stage: &Stage, image: &Image) {
         Ok(mut boxed) => {
             assert!(!matches!(payload, Ok(Payload::Arena { .. }) | Err(_)), "{payload:?} is used as a value");
             stage.bounds().check(&*boxed);
-            *boxed += 1;
+            *boxed = boxed.wrapping_add(1);
             let _ = black_box(ShmemBox::try_own(&boxed));
             drop(ShmemBox::into_arc(boxed).clone());
         }
@@ -282,7 +282,7 @@ fn lock(mutex: &Mutex<u64>, bounds: &Bounds, how: u8) {
     match mutex.try_lock() {
         Ok(mut guard) => {
             bounds.check(&*guard);
-            *guard += 1;
+            *guard = guard.wrapping_add(1);
         }
         Err(LockError::Orphaned(orphaned)) if how % 3 == 0 => *orphaned.replace(1) += 1,
         Err(LockError::Orphaned(orphaned)) if how % 3 == 1 => orphaned.give_up(),
