@@ -167,6 +167,12 @@ impl BlockState {
         self == Self::condemned(None)
     }
 
+    /// Whether one attachment alone has the block.
+    #[inline(always)]
+    pub(crate) const fn is_exclusive(self) -> bool {
+        self.0 & !(!0 << VALUE_SHIFT) == 2 && self.value() < MAX_ATTACHMENTS as u64
+    }
+
     /// Whether a block can have this state at all.
     #[must_use]
     pub fn is_valid(self) -> bool {

@@ -43,13 +43,17 @@ impl<'a> Heap<'a> {
     #[inline]
     #[must_use]
     pub fn try_lock<'h>(&'h self) -> Option<HeapGuard<'h, 'a>> {
-        for _ in 0..SPINS {
-            if self.control.lock.try_lock(self.me) {
-                return Some(HeapGuard { heap: self, is_sound: true });
-            }
+        let is_taken = self.control.lock.try_lock(self.me) || self.try_again();
+        is_taken.then_some(HeapGuard { heap: self, is_sound: true })
+    }
+
+    #[cold]
+    fn try_again(&self) -> bool {
+        let lock = &self.control.lock;
+        (0..SPINS).any(|_| {
             spin_loop();
-        }
-        None
+            lock.is_free() && lock.try_lock(self.me)
+        })
     }
 }
 

@@ -17,9 +17,11 @@
 
 mod guard;
 mod plain;
+mod word;
 
 pub use guard::HeapGuard;
 pub use plain::PlainHeap;
+pub use word::{Word, Words};
 
 use crate::error::HeapError;
 use crate::lock::{Acquired, Holder, LockError, RawLock, Roll};
@@ -29,7 +31,7 @@ use crate::object::{
     TAG_OFFSET,
 };
 #[cfg(planted)]
-use crate::planted::{LATE, Mistake, is_planted, unchecked};
+use crate::planted::{LATE, Mistake, is_planted};
 use core::fmt;
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
@@ -191,90 +193,18 @@ impl<'a> Heap<'a> {
         self.me.slot().map_or(0, |slot| slot.index() as u64)
     }
 
-    /// The word at `offset`, a multiple of 8.
-    ///
-    /// # Errors
-    /// [`HeapError::Damaged`] if there is none: whatever the offset was computed from is not as it must be.
-    #[inline]
-    pub fn word(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
-        // Whoever has the word itself may do anything with it, so nothing is put off beyond this.
-        #[cfg(planted)]
-        LATE.catch_up(|word, value| word.store(value, Ordering::Relaxed));
-        self.place(offset)
-    }
-
-    #[inline(always)]
-    fn place(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
-        self.step();
-        let word = usize::try_from(offset / WORD).ok().and_then(|index| self.words.get(index));
-        #[cfg(planted)]
-        let word = word.or_else(|| unchecked(self.words, (offset / WORD) as usize));
-        match word {
-            Some(word) if offset % WORD == 0 => Ok(word),
-            _ => Err(HeapError::Damaged { at: offset }),
-        }
-    }
-
-    /// What the word at `offset` is now.
-    ///
-    /// # Errors
-    /// As [`word`](Self::word).
-    #[inline]
-    pub fn load(&self, offset: u64) -> Result<u64, HeapError> {
-        let word = self.place(offset)?;
-        #[cfg(planted)]
-        if let Some(value) = LATE.value(word) {
-            return Ok(value);
-        }
-        Ok(word.load(Ordering::Acquire))
-    }
-
-    #[inline(always)]
-    fn load_relaxed(&self, offset: u64) -> Result<u64, HeapError> {
-        let word = self.place(offset)?;
-        #[cfg(planted)]
-        if let Some(value) = LATE.value(word) {
-            return Ok(value);
-        }
-        Ok(word.load(Ordering::Relaxed))
-    }
-
-    /// Changes the word at `offset`, on which nothing depends yet.
-    ///
-    /// # Errors
-    /// As [`word`](Self::word).
-    #[inline]
-    pub fn store(&self, offset: u64, value: u64) -> Result<(), HeapError> {
-        let word = self.place(offset)?;
-        #[cfg(planted)]
-        if LATE.put_off(word, value) {
-            return Ok(());
-        }
-        word.store(value, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Changes the word at `offset` after all that was written before, and before all that will be.
-    ///
-    /// # Errors
-    /// As [`word`](Self::word).
-    #[inline]
-    pub fn commit(&self, offset: u64, value: u64) -> Result<(), HeapError> {
-        commit(self.place(offset)?, value);
-        Ok(())
-    }
-
     /// The block whose header is at `offset`, as it is now.
     ///
     /// # Errors
     /// [`HeapError::Damaged`] if no block can begin there, or its words are none that a block can have.
     #[inline]
     pub fn block(&self, offset: u64) -> Result<Block, HeapError> {
+        let header = self.words::<3>(offset)?;
         let block = Block {
             offset,
-            state: BlockState::from_bits(self.load(offset)?),
-            tag: self.load_relaxed(offset.wrapping_add(TAG_OFFSET))?,
-            extent: Extent::from_bits(self.load_relaxed(offset.wrapping_add(EXTENT_OFFSET))?),
+            state: BlockState::from_bits(header.get::<0>().load()),
+            tag: header.get::<1>().load_relaxed(),
+            extent: Extent::from_bits(header.get::<2>().load_relaxed()),
         };
         let is_block = offset % GRANULE == WORD && block.extent.len() >= MIN_BLOCK_LEN;
         #[cfg(planted)]
@@ -308,8 +238,9 @@ impl<'a> Heap<'a> {
     /// As [`word`](Self::word).
     #[inline]
     pub fn hand_out(&self, offset: u64, request: &Request) -> Result<(), HeapError> {
-        self.store(offset.wrapping_add(TAG_OFFSET), request.tag)?;
-        self.commit_state(offset, request.state)
+        let header = self.words::<2>(offset)?;
+        request.hand_out(header.get::<0>(), header.get::<1>());
+        Ok(())
     }
 
     /// The attachment that this is done for.
@@ -471,6 +402,13 @@ impl Request {
     /// An object of `len` bytes aligned to `align`, a power of two up to 4096; the type is given by its tag.
     pub(crate) const fn new(len: u64, align: u64, tag: u64, slot: Slot) -> Self {
         Self { len, align, tag, state: BlockState::exclusive(slot) }
+    }
+
+    /// Makes the block with these words one in use, as it is wanted.
+    #[inline(always)]
+    pub(crate) fn hand_out(&self, state: Word<'_, '_>, tag: Word<'_, '_>) {
+        tag.store(self.tag);
+        state.commit(self.state.bits());
     }
 
     /// Size of the object, in bytes; may be 0.
