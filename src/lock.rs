@@ -221,6 +221,7 @@ impl<W: Word> RawLock<W> {
     }
 
     /// Takes the lock if nobody holds it.
+    #[inline(always)]
     pub(crate) fn try_lock(&self, me: Holder) -> bool {
         #[cfg(planted)]
         if is_planted(Mistake::LockInTwoWords) {
@@ -282,11 +283,20 @@ impl<W: Word> RawLock<W> {
     }
 
     /// Gives the lock back.
+    #[inline(always)]
     pub(crate) fn unlock(&self, me: Holder) {
-        if !self.release(me, NOBODY) {
-            return;
+        // Nearly always.
+        if !self.word.replace(me.0, NOBODY) {
+            self.unlock_contended(me);
         }
-        self.word.wake_one();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unlock_contended(&self, me: Holder) {
+        if self.release(me, NOBODY) {
+            self.word.wake_one();
+        }
     }
 
     /// Says for good that what the lock protects cannot be put right.

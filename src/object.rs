@@ -170,7 +170,8 @@ impl BlockState {
     /// Whether one attachment alone has the block.
     #[inline(always)]
     pub(crate) const fn is_exclusive(self) -> bool {
-        self.0 & !(!0 << VALUE_SHIFT) == 2 && self.value() < MAX_ATTACHMENTS as u64
+        // The kind at once with the slot: with another one, or with flags, it is larger than all slots.
+        self.0.wrapping_sub(2).rotate_right(VALUE_SHIFT) < MAX_ATTACHMENTS as u64
     }
 
     /// Whether a block can have this state at all.

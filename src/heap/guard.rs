@@ -29,13 +29,23 @@ impl<'a> Heap<'a> {
         &'h self,
         recover: impl FnOnce(&HeapGuard<'h, 'a>) -> Result<(), HeapError>,
     ) -> Result<HeapGuard<'h, 'a>, HeapError> {
-        let acquired = self.take(&self.control.lock)?;
-        let mut guard = HeapGuard { heap: self, is_sound: acquired == Acquired::Clean };
-        if !guard.is_sound {
-            recover(&guard)?;
-            guard.is_sound = true;
-            self.count_takeover();
+        match self.take(&self.control.lock)? {
+            Acquired::Clean => Ok(HeapGuard { heap: self, is_sound: true }),
+            Acquired::OwnerDied => self.put_right(recover),
         }
+    }
+
+    /// After taking the lock over from one that died.
+    #[cold]
+    #[inline(never)]
+    fn put_right<'h>(
+        &'h self,
+        recover: impl FnOnce(&HeapGuard<'h, 'a>) -> Result<(), HeapError>,
+    ) -> Result<HeapGuard<'h, 'a>, HeapError> {
+        let mut guard = HeapGuard { heap: self, is_sound: false };
+        recover(&guard)?;
+        guard.is_sound = true;
+        self.count_takeover();
         Ok(guard)
     }
 
@@ -48,6 +58,7 @@ impl<'a> Heap<'a> {
     }
 
     #[cold]
+    #[inline(never)]
     fn try_again(&self) -> bool {
         let lock = &self.control.lock;
         (0..SPINS).any(|_| {

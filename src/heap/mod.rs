@@ -168,7 +168,8 @@ impl<'a> Heap<'a> {
     /// Length that the heap may grow to, in bytes. It never changes.
     #[must_use]
     pub const fn capacity(&self) -> u64 {
-        (self.words.len() as u64).saturating_mul(WORD)
+        // Does not wrap: no slice is longer than half of the address space.
+        (self.words.len() as u64).wrapping_mul(WORD)
     }
 
     /// Checks that the heap may grow to `len` bytes.
@@ -254,8 +255,15 @@ impl<'a> Heap<'a> {
     }
 
     /// Takes a lock of the segment, the heap's or another one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, lock: &RawLock) -> Result<Acquired, HeapError> {
+        // Nearly always.
+        if lock.try_lock(self.me) { Ok(Acquired::Clean) } else { self.wait_for(lock) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for(&self, lock: &RawLock) -> Result<Acquired, HeapError> {
         lock.lock(self.me, self.roll, self.patience).map_err(|error| match error {
             LockError::Busy => HeapError::Busy,
             LockError::NotRecoverable => HeapError::NotRecoverable,
@@ -396,12 +404,21 @@ pub struct Request {
     align: u64,
     tag: u64,
     state: BlockState,
+    /// 0: no block is so large.
+    block_len: u64,
 }
 
 impl Request {
     /// An object of `len` bytes aligned to `align`, a power of two up to 4096; the type is given by its tag.
+    #[inline(always)]
     pub(crate) const fn new(len: u64, align: u64, tag: u64, slot: Slot) -> Self {
-        Self { len, align, tag, state: BlockState::exclusive(slot) }
+        // Here, where the length is mostly known to the compiler.
+        let block_len = match len.checked_add(BLOCK_HEADER_LEN) {
+            Some(len) if len <= Extent::MAX_LEN => len.next_multiple_of(GRANULE),
+            _ => 0,
+        };
+        let block_len = if block_len != 0 && block_len < MIN_BLOCK_LEN { MIN_BLOCK_LEN } else { block_len };
+        Self { len, align, tag, state: BlockState::exclusive(slot), block_len }
     }
 
     /// Makes the block with these words one in use, as it is wanted.
@@ -432,10 +449,7 @@ impl Request {
     /// Size of the smallest block that holds the object, in bytes; `None` if no block is so large.
     #[must_use]
     pub const fn block_len(&self) -> Option<u64> {
-        let Some(len) = self.len.checked_add(BLOCK_HEADER_LEN) else { return None };
-        let Some(len) = len.checked_next_multiple_of(GRANULE) else { return None };
-        let len = if len < MIN_BLOCK_LEN { MIN_BLOCK_LEN } else { len };
-        if len > Extent::MAX_LEN { None } else { Some(len) }
+        if self.block_len == 0 { None } else { Some(self.block_len) }
     }
 
     /// The extent of a block of `block_len` bytes that holds the object; `None` if too much is left over, or

@@ -5,7 +5,7 @@
 //! takes it from there. Neither of the two touches anything but the block itself.
 //!
 //! To its neighbours such a block looks like one in use: the block behind it is not told, and `BINNED` in its own
-//! extent keeps it from being joined. A bin holds at most [`MOST`] blocks; further ones are joined as they are freed. When an
+//! extent keeps it from being joined. It is among the bytes in use that are counted, too. A bin holds at most [`MOST`] blocks; further ones are joined as they are freed. When an
 //! allocation finds nothing, all bins are emptied, which joins what is in them, before it looks again.
 //!
 //! # The word of a bin
@@ -22,7 +22,7 @@ use super::lists::{BITMAPS_END, LINK_MASK};
 use super::{AFTER_FREE, BINNED, damaged};
 use crate::error::HeapError;
 use crate::heap::{Heap, Word};
-use crate::object::{Extent, GRANULE, MIN_BLOCK_LEN};
+use crate::object::{BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 
 /// Blocks that a bin holds.
 const MOST: u64 = 16;
@@ -33,6 +33,31 @@ const LONGEST: u64 = 544;
 const BINS_LEN: u64 = ((LONGEST - MIN_BLOCK_LEN) / GRANULE + 1) * 8;
 /// Heaps that may become so long have bins.
 const LEAST_CAPACITY: u64 = 64 * 1024;
+
+/// Frees the block at `offset` by putting it on top of its bin. Gives whether that was possible: if not, nothing has
+/// been done, and perhaps the block is none that can be freed.
+#[inline(always)]
+pub(super) fn put(heap: &Heap<'_>, offset: u64) -> Result<bool, HeapError> {
+    let block = Edge::at(heap, offset)?;
+    let extent = block.size();
+    let is_sound = extent.object_len().is_some() && offset.wrapping_add(extent.len()) < heap.capacity();
+    if !is_sound || !BlockState::from_bits(block.state().load()).is_exclusive() {
+        return Ok(false);
+    }
+    let Some(bin) = Bin::of(heap, extent.len()) else { return Ok(false) };
+    let bits = bin.word.load_relaxed();
+    if bits >= MOST << 32 {
+        return Ok(false);
+    }
+    block.state().commit(BlockState::FREE.bits());
+    let own = extent.own() & AFTER_FREE | BINNED;
+    block.extent().store(Extent::new(extent.len(), 0).with_own(own).bits());
+    let link = bits & LINK_MASK;
+    block.tag().store(link);
+    // One more, and another link.
+    bin.word.store(bits.wrapping_sub(link).wrapping_add(1 << 32 | link_to(offset)));
+    Ok(true)
+}
 
 /// Where the bins of a heap of this capacity end.
 #[inline(always)]
@@ -51,35 +76,19 @@ pub(super) struct Bin<'h, 'a> {
 impl<'h, 'a> Bin<'h, 'a> {
     /// The bin of blocks of `len` bytes, at least 32; `None` if they have none.
     #[inline(always)]
-    pub(super) fn of(heap: &'h Heap<'a>, len: u64) -> Result<Option<Self>, HeapError> {
-        if len > LONGEST || heap.capacity() < LEAST_CAPACITY {
-            return Ok(None);
+    pub(super) fn of(heap: &'h Heap<'a>, len: u64) -> Option<Self> {
+        let distance = len.wrapping_sub(MIN_BLOCK_LEN);
+        if distance > LONGEST - MIN_BLOCK_LEN || heap.capacity() < LEAST_CAPACITY {
+            return None;
         }
-        let distance = len.wrapping_sub(MIN_BLOCK_LEN) / GRANULE;
-        let words = heap.words::<1>(BITMAPS_END.wrapping_add(distance.wrapping_mul(8)))?;
-        Ok(Some(Self { heap, word: words.get::<0>(), len }))
+        let words = heap.words::<1>(BITMAPS_END.wrapping_add(distance / GRANULE * 8)).ok()?;
+        Some(Self { heap, word: words.get::<0>(), len })
     }
 
     /// All bins of a heap.
-    pub(super) fn all(heap: &'h Heap<'a>) -> impl Iterator<Item = Result<Self, HeapError>> {
+    pub(super) fn all(heap: &'h Heap<'a>) -> impl Iterator<Item = Self> {
         let lens = (MIN_BLOCK_LEN..=LONGEST).step_by(GRANULE as usize);
-        lens.filter_map(|len| Self::of(heap, len).transpose())
-    }
-
-    #[inline(always)]
-    pub(super) fn has_room(self) -> bool {
-        self.word.load_relaxed() < MOST << 32
-    }
-
-    /// Puts a block on top that has become free just now. `own` is what its extent says of the block before.
-    #[inline(always)]
-    pub(super) fn push(self, block: &Edge<'h, 'a>, own: u64) {
-        let bits = self.word.load_relaxed();
-        let extent = Extent::new(self.len, 0).with_own(own & AFTER_FREE | BINNED);
-        block.extent().store(extent.bits());
-        block.tag().store(bits & LINK_MASK);
-        let count = (bits & !LINK_MASK).wrapping_add(1 << 32);
-        self.word.store(count | link_to(block.offset));
+        lens.filter_map(|len| Self::of(heap, len))
     }
 
     /// Takes the block on top; gives what its extent says of the block before, too.
@@ -92,17 +101,19 @@ impl<'h, 'a> Bin<'h, 'a> {
         }
         let block = Edge::linked(self.heap, link)?;
         let own = self.own(&block)?;
-        let count = (bits & !LINK_MASK).wrapping_sub(1 << 32);
-        self.word.store(count | block.tag().load_relaxed() & LINK_MASK);
+        // One less, and another link.
+        let next = block.tag().load_relaxed() & LINK_MASK;
+        self.word.store(bits.wrapping_sub(1 << 32 | link) | next);
         Ok(Some((block, own)))
     }
 
     /// What the extent of a block, which must be one of this bin, says of the block before.
     #[inline(always)]
     fn own(self, block: &Edge<'h, 'a>) -> Result<u64, HeapError> {
-        let own = block.size().own();
+        let extent = block.size();
+        let own = extent.own() & AFTER_FREE;
         let expected = Extent::new(self.len, 0).with_own(own | BINNED);
-        if block.is_free() && block.size() == expected { Ok(own & AFTER_FREE) } else { Err(damaged(block.offset)) }
+        if block.is_free() && extent == expected { Ok(own) } else { Err(damaged(block.offset)) }
     }
 
     /// Checks what is in it; gives how many blocks.

@@ -140,6 +140,7 @@ pub(super) fn check(heap: &Heap<'_>) -> Result<(), HeapError> {
             }
             own = 0;
             binned = binned.wrapping_add(1);
+            used = used.wrapping_add(block.extent.len());
         } else if block.state.is_free() {
             let footer = Edge::at(heap, chain.at)?.footer().load_relaxed();
             if own != 0 || block.extent.slack() != 0 || footer != block.offset {
@@ -157,7 +158,7 @@ pub(super) fn check(heap: &Heap<'_>) -> Result<(), HeapError> {
         return Err(damaged(chain.at));
     }
     for bin in Bin::all(heap) {
-        binned = binned.wrapping_sub(bin?.check()?);
+        binned = binned.wrapping_sub(bin.check()?);
     }
     if binned != 0 || Lists(heap).check()? != listed {
         return Err(damaged(0));

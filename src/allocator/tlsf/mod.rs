@@ -14,7 +14,7 @@
 //! | offset | word | meaning |
 //! |---|---|---|
 //! | 0 | first level | bit *g*: group *g* has free blocks |
-//! | 8 | used | bytes of all blocks in use |
+//! | 8 | used | bytes of all blocks that stand in no list |
 //! | 16 | high water | most that `used` ever was |
 //! | 24 + 8 *g* | bitmap of group *g*, of 8 | bit *l*: list 64 *g* + *l* has free blocks |
 //! | 88 | heads | of 32 bits: the first block in the list; 0: none |
@@ -97,7 +97,7 @@ use core::ops::ControlFlow;
 use edge::Edge;
 use lists::{Class, LINK_MASK, Lists, SEARCH};
 
-/// Bytes of all blocks in use.
+/// Bytes of all blocks in use, and in bins.
 const USED: u64 = 8;
 /// Most bytes that were in use at once.
 const HIGH_WATER: u64 = 16;
@@ -158,19 +158,15 @@ unsafe impl RegionAllocator for Tlsf {
         }
         if request.align() == GRANULE {
             if let Some((block, own)) = pop(heap, need)? {
-                return hand_out(heap, &block, request, need, own);
+                return hand_out(&block, request, need, own);
             }
         }
-        let found = match take(heap, need, request.align()) {
-            Err(HeapError::OutOfMemory) if empty_bins(heap)? => take(heap, need, request.align()),
-            found => found,
-        };
-        carve(heap, &found?, need, request)
+        allocate_listed(heap, need, request)
     }
 
     fn free(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
         let _guard = heap.try_lock().ok_or(HeapError::Busy)?;
-        release(heap, offset)
+        if bins::put(heap, offset)? { Ok(()) } else { release(heap, offset) }
     }
 
     fn walk(heap: &Heap<'_>, visit: &mut Visit<'_>) -> Result<(), HeapError> {
@@ -224,7 +220,7 @@ unsafe impl RegionAllocator for Tlsf {
             new.put_header(END_MARK, Extent::new(0, 0).with_own(AFTER_FREE));
             old.extent().commit(Extent::new(added, 0).bits());
             old.state().commit(BlockState::FREE.bits());
-            Neighbours { after: None, before, end: new }.join(heap, &old)?;
+            Neighbours { after: None, before, end: new }.join(heap, &old, 0)?;
         }
         guard.set_len(len);
         Ok(())
@@ -246,6 +242,16 @@ fn drain(heap: &Heap<'_>, guard: &HeapGuard<'_, '_>) -> Result<(), HeapError> {
 #[cold]
 const fn damaged(at: u64) -> HeapError {
     HeapError::Damaged { at }
+}
+
+/// Allocates what is in no bin.
+#[inline(never)]
+fn allocate_listed(heap: &Heap<'_>, need: u64, request: &Request) -> Result<u64, HeapError> {
+    let found = match take(heap, need, request.align()) {
+        Err(HeapError::OutOfMemory) if empty_bins(heap)? => take(heap, need, request.align()),
+        found => found,
+    };
+    carve(heap, &found?, need, request)
 }
 
 /// A free block that an object's block fits into.
@@ -298,11 +304,7 @@ fn free_before<'h, 'a>(
 
 /// Makes the free block from `start` to `end` one that is found.
 #[inline(always)]
-fn enlist<'h, 'a>(
-    heap: &'h Heap<'a>,
-    start: &Edge<'h, 'a>,
-    end: &Edge<'h, 'a>,
-) -> Result<(), HeapError> {
+fn enlist<'h, 'a>(heap: &'h Heap<'a>, start: &Edge<'h, 'a>, end: &Edge<'h, 'a>) -> Result<(), HeapError> {
     end.footer().store(start.offset);
     Lists(heap).insert(start, end.offset.wrapping_sub(start.offset))
 }
@@ -367,20 +369,6 @@ fn carve(heap: &Heap<'_>, found: &Found<'_, '_>, need: u64, request: &Request) -
     } else {
         end.put_after_free(false);
     }
-    hand_out(heap, &block, request, len, own)
-}
-
-/// Makes a free block that stands nowhere any more, and has `len` bytes, the object's.
-#[inline(always)]
-fn hand_out(
-    heap: &Heap<'_>,
-    block: &Edge<'_, '_>,
-    request: &Request,
-    len: u64,
-    own: u64,
-) -> Result<u64, HeapError> {
-    let extent = request.extent(len).ok_or(damaged(block.offset))?;
-    block.extent().commit(extent.with_own(own).bits());
     let counts = heap.words::<2>(USED)?;
     let (used, high_water) = (counts.get::<0>(), counts.get::<1>());
     let now = used.load_relaxed().wrapping_add(len);
@@ -388,6 +376,14 @@ fn hand_out(
     if now > high_water.load_relaxed() {
         high_water.store(now);
     }
+    hand_out(&block, request, len, own)
+}
+
+/// Makes a free block that stands nowhere any more, and has `len` bytes, the object's.
+#[inline(always)]
+fn hand_out(block: &Edge<'_, '_>, request: &Request, len: u64, own: u64) -> Result<u64, HeapError> {
+    let extent = request.extent(len).ok_or(damaged(block.offset))?;
+    block.extent().commit(extent.with_own(own).bits());
     request.hand_out(block.state(), block.tag());
     Ok(block.offset)
 }
@@ -395,7 +391,7 @@ fn hand_out(
 /// Takes a block of exactly `len` bytes from its bin; gives what its extent says of the block before, too.
 #[inline(always)]
 fn pop<'h, 'a>(heap: &'h Heap<'a>, len: u64) -> Result<Option<(Edge<'h, 'a>, u64)>, HeapError> {
-    match Bin::of(heap, len)? {
+    match Bin::of(heap, len) {
         Some(bin) => bin.pop(),
         None => Ok(None),
     }
@@ -406,12 +402,11 @@ fn pop<'h, 'a>(heap: &'h Heap<'a>, len: u64) -> Result<Option<(Edge<'h, 'a>, u64
 fn empty_bins(heap: &Heap<'_>) -> Result<bool, HeapError> {
     let mut is_any = false;
     for bin in Bin::all(heap) {
-        let bin = bin?;
         while let Some((block, own)) = bin.pop()? {
             is_any = true;
             let extent = block.size().with_own(own);
             block.extent().store(extent.bits());
-            Neighbours::of(heap, &block, extent)?.join(heap, &block)?;
+            Neighbours::of(heap, &block, extent)?.join(heap, &block, extent.len())?;
         }
     }
     Ok(is_any)
@@ -431,33 +426,19 @@ fn cut_gap<'h, 'a>(heap: &'h Heap<'a>, found: &Found<'h, 'a>) -> Result<Edge<'h,
 /// A free block that stands in a list, and its length.
 type Listed<'h, 'a> = Option<(Edge<'h, 'a>, u64)>;
 
-/// Frees a block in use.
-#[inline(always)]
+/// Frees a block in use by joining it with those beside it.
+#[inline(never)]
 fn release(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
     let block = Edge::at(heap, offset)?;
     let (state, extent) = (BlockState::from_bits(block.state().load()), block.size());
-    let in_use = state.is_exclusive() || !state.is_free() && state.is_valid();
-    let (len, own) = (extent.len(), extent.own());
-    if !in_use || extent.object_len().is_none() || len < MIN_BLOCK_LEN {
+    let in_use = !state.is_free() && state.is_valid() && extent.object_len().is_some();
+    if !in_use || extent.len() < MIN_BLOCK_LEN {
         return Err(damaged(offset));
-    }
-    let used = heap.words::<1>(USED)?.get::<0>();
-    if let Some(bin) = Bin::of(heap, len)? {
-        // Where it ends, there is something.
-        block.end(heap, len)?;
-        if bin.has_room() {
-            block.state().commit(BlockState::FREE.bits());
-            bin.push(&block, own);
-            used.store(used.load_relaxed().wrapping_sub(len));
-            return Ok(());
-        }
     }
     // All that can be wrong shows before anything is changed.
     let neighbours = Neighbours::of(heap, &block, extent)?;
     block.state().commit(BlockState::FREE.bits());
-    neighbours.join(heap, &block)?;
-    used.store(used.load_relaxed().wrapping_sub(len));
-    Ok(())
+    neighbours.join(heap, &block, extent.len())
 }
 
 /// What is around a block that becomes free.
@@ -482,9 +463,10 @@ impl<'h, 'a> Neighbours<'h, 'a> {
         Ok(Self { after, before: free_before(heap, block, extent)?, end })
     }
 
-    /// Makes one block, which is found, of `block`, which is free, and those that stand in lists beside it.
+    /// Makes one block, which is found, of `block`, which is free, and those that stand in lists beside it. So many bytes
+    /// are in use no more.
     #[inline(always)]
-    fn join(self, heap: &'h Heap<'a>, block: &Edge<'h, 'a>) -> Result<(), HeapError> {
+    fn join(self, heap: &'h Heap<'a>, block: &Edge<'h, 'a>, freed: u64) -> Result<(), HeapError> {
         match self.after {
             Some((after, len)) => Lists(heap).remove(&after, len)?,
             None => self.end.put_after_free(true),
@@ -496,6 +478,9 @@ impl<'h, 'a> Neighbours<'h, 'a> {
         }
         let len = self.end.offset.wrapping_sub(start.offset);
         start.extent().commit(Extent::new(len, 0).bits());
-        enlist(heap, &start, &self.end)
+        enlist(heap, &start, &self.end)?;
+        let used = heap.words::<1>(USED)?.get::<0>();
+        used.store(used.load_relaxed().wrapping_sub(freed));
+        Ok(())
     }
 }
