@@ -83,6 +83,7 @@ impl HeapControl {
 }
 
 /// A store that stays between what is written before and after it.
+#[inline(always)]
 pub(crate) fn commit(word: &AtomicU64, value: u64) {
     #[cfg(planted)]
     if is_planted(Mistake::CommitWithoutFence) {
@@ -166,6 +167,7 @@ impl<'a> Heap<'a> {
     }
 
     /// Length that the heap may grow to, in bytes. It never changes.
+    #[inline]
     #[must_use]
     pub const fn capacity(&self) -> u64 {
         // Does not wrap: no slice is longer than half of the address space.
@@ -183,12 +185,14 @@ impl<'a> Heap<'a> {
 
     /// Memory of this process alone, zero at first, [`PRIVATE_WORDS`](crate::RegionAllocator::PRIVATE_WORDS)
     /// long: for stocks that are lost without harm when the process dies.
+    #[inline]
     #[must_use]
     pub const fn private(&self) -> &'a [AtomicU64] {
         self.stock
     }
 
     /// The number of the attachment that this is done for: 0 to 55.
+    #[inline]
     #[must_use]
     pub fn slot(&self) -> u64 {
         self.me.slot().map_or(0, |slot| slot.index() as u64)
@@ -250,6 +254,7 @@ impl<'a> Heap<'a> {
     }
 
     /// The slot of that attachment.
+    #[inline]
     pub(crate) fn own_slot(&self) -> Result<Slot, HeapError> {
         self.me.slot().ok_or(HeapError::Damaged { at: 0 })
     }
@@ -421,6 +426,12 @@ impl Request {
         Self { len, align, tag, state: BlockState::exclusive(slot), block_len }
     }
 
+    /// The state of the block: that of one the requester alone has.
+    #[inline(always)]
+    pub(crate) const fn state(&self) -> BlockState {
+        self.state
+    }
+
     /// Makes the block with these words one in use, as it is wanted.
     #[inline(always)]
     pub(crate) fn hand_out(&self, state: Word<'_, '_>, tag: Word<'_, '_>) {
@@ -441,12 +452,14 @@ impl Request {
     }
 
     /// Alignment of the object, in bytes: a power of two, at least 16 and at most 4096.
+    #[inline]
     #[must_use]
     pub const fn align(&self) -> u64 {
         if self.align < GRANULE { GRANULE } else { self.align }
     }
 
     /// Size of the smallest block that holds the object, in bytes; `None` if no block is so large.
+    #[inline]
     #[must_use]
     pub const fn block_len(&self) -> Option<u64> {
         if self.block_len == 0 { None } else { Some(self.block_len) }
@@ -454,6 +467,7 @@ impl Request {
 
     /// The extent of a block of `block_len` bytes that holds the object; `None` if too much is left over, or
     /// it does not fit.
+    #[inline]
     #[must_use]
     pub const fn extent(&self, block_len: u64) -> Option<Extent> {
         let Some(room) = block_len.checked_sub(BLOCK_HEADER_LEN) else { return None };
