@@ -114,6 +114,7 @@ pub struct Heap<'a> {
 }
 
 impl<'a> Heap<'a> {
+    #[inline]
     pub(crate) const fn new(
         words: &'a [AtomicU64],
         control: &'a HeapControl,
@@ -286,6 +287,7 @@ impl<'a> Heap<'a> {
     /// Changes the state of the block at `offset` by an event; gives the state before and after.
     ///
     /// The second is `None` if the block is to be freed, and the word is then as it was.
+    #[inline]
     pub(crate) fn change(
         &self,
         offset: u64,
@@ -324,6 +326,7 @@ impl<'a> Heap<'a> {
 
     /// Frees the block at `offset`, which is the caller's: now, or, if the allocator's lock is taken, by leaving it
     /// to the next holder.
+    #[inline]
     pub(crate) fn free_or_defer(
         &self,
         offset: u64,
