@@ -5,10 +5,16 @@
 //! | [`rounds`] | runs contestants alternately; medians and ratios |
 //! | [`counts`] | instructions of one run, by callgrind |
 //! | [`report`] | the table, the goals, the plot |
+//! | [`child`] | a forked process that takes part |
+//! | [`scratch`] | names that do not outlast a benchmark |
 
+pub mod child;
 pub mod counts;
 pub mod report;
 pub mod rounds;
+pub mod scratch;
 
+pub use child::{Child, Line};
 pub use report::Report;
 pub use rounds::{Comparison, median};
+pub use scratch::Scratch;
