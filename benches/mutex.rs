@@ -12,15 +12,14 @@
 //! Both robust mutexes lie in shared mappings. `pthread_mutex_lock` gives back `EOWNERDEAD` and is checked for that, as
 //! `lock` is for `Orphaned`.
 
-use rustix::mm::{self, MapFlags, ProtFlags};
 use shmem_bind::sync::Mutex;
 use shmem_bind::{Arena, Builder, ShmemArc, ShmemConf, Tlsf};
-use shmem_bind_benches::{Child, Comparison, Line, Report, median};
+use shmem_bind_benches::{Aligned, Child, Comparison, Line, Mapping, Report, median};
 use std::cell::{RefCell, UnsafeCell};
 use std::hint::{black_box, spin_loop};
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use std::{mem, ptr};
 
 const POSIX: &str = "pthread, robust and shared";
 const OURS: &str = "shmem-bind";
@@ -104,40 +103,9 @@ impl Counter for Mutex<u64> {
     }
 }
 
-/// Zeros that parent and child share.
-struct Mapping<T>(*mut T);
-
-impl<T> Mapping<T> {
-    /// # Safety
-    /// Zeros are a valid `T`, which may be used through shared references by two processes.
-    unsafe fn new() -> Self {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: memory of its own, wherever the kernel likes, and aligned to a page.
-        let base =
-            unsafe { mm::mmap_anonymous(ptr::null_mut(), size_of::<T>(), protection, MapFlags::SHARED) };
-        Self(base.unwrap().cast())
-    }
-}
-
-impl<T> std::ops::Deref for Mapping<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        // SAFETY: mapped for as long as this is there; the rest has been promised to `new`.
-        unsafe { &*self.0 }
-    }
-}
-
-impl<T> Drop for Mapping<T> {
-    fn drop(&mut self) {
-        // SAFETY: nobody borrows it any more.
-        unsafe { mm::munmap(self.0.cast(), size_of::<T>()) }.unwrap();
-    }
-}
-
 fn mapped_posix() -> Mapping<Posix> {
     // SAFETY: both are bytes of which zeros are a value, and used under the mutex.
-    let posix = unsafe { Mapping::<Posix>::new() };
+    let posix = unsafe { Mapping::<Posix>::zeros() };
     posix.init();
     posix
 }
@@ -177,9 +145,6 @@ struct Ring {
     /// How often the child had the lock.
     childs: Aligned<AtomicU64>,
 }
-
-#[repr(C, align(128))]
-struct Aligned<T>(T);
 
 impl Ring {
     /// Locks and unlocks until the time is over; gives how often, and how long.
@@ -222,7 +187,7 @@ impl<'a, C: Counter> Fight<'a, C> {
     /// The child has the lock by `with_counter`, which calls what it is given.
     fn new(counter: &'a C, work: u32, with_counter: impl FnOnce(&mut dyn FnMut(&C))) -> Self {
         // SAFETY: atomics, of which zeros are a value.
-        let ring = unsafe { Mapping::<Ring>::new() };
+        let ring = unsafe { Mapping::<Ring>::zeros() };
         let child = Child::spawn(|mut line: Line| {
             with_counter(&mut |counter| {
                 while line.receive() {

@@ -11,16 +11,13 @@
 //!   by instructions, which are to be the same.
 //! - **pass on**: what it takes to hand an object to somebody, by a handle or a name.
 
-use rustix::mm::{self, MapFlags, ProtFlags};
 use shmem_bind::{
     Arena, BLOCK_HEADER_LEN, Builder, Heap, PlainHeap, RegionAllocator, Shareable, ShmemArc, ShmemBox, Slab,
     Tlsf,
 };
-use shmem_bind_benches::{Comparison, Report};
+use shmem_bind_benches::{Comparison, Mapping, Report};
 use std::hint::black_box;
 use std::ops::Deref;
-use std::ptr;
-use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,32 +29,11 @@ const ALIVE: usize = 1000;
 type Words<const N: usize> = [u64; N];
 
 /// Memory shared like that of a segment.
-struct Mapping(*mut AtomicU64);
-
-impl Mapping {
-    fn new() -> Self {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: memory of its own, wherever the kernel likes.
-        let base = unsafe { mm::mmap_anonymous(ptr::null_mut(), LEN, protection, MapFlags::SHARED) };
-        Self(base.unwrap().cast())
-    }
-
-    fn words(&self) -> &[AtomicU64] {
-        // SAFETY: mapped for as long as this is there, and used as these words, or by whom an allocator has given some.
-        unsafe { slice::from_raw_parts(self.0, LEN / size_of::<u64>()) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: nothing borrows it any more.
-        unsafe { mm::munmap(self.0.cast(), LEN) }.unwrap();
-    }
-}
+type Memory = [AtomicU64; LEN / 8];
 
 /// An allocator without an arena.
 struct Bare {
-    mapping: Mapping,
+    mapping: Mapping<Memory>,
     plain: PlainHeap,
     private: Vec<AtomicU64>,
 }
@@ -65,20 +41,22 @@ struct Bare {
 impl Bare {
     fn new<A: RegionAllocator>() -> Self {
         let private = (0..A::PRIVATE_WORDS).map(|_| AtomicU64::new(0)).collect();
-        let this = Self { mapping: Mapping::new(), plain: PlainHeap::new(LEN as u64), private };
+        // SAFETY: zeros are atomics, and used as such, or by whom an allocator has given some.
+        let mapping = unsafe { Mapping::zeros() };
+        let this = Self { mapping, plain: PlainHeap::new(LEN as u64), private };
         A::format(&this.heap()).unwrap();
         this
     }
 
     fn heap(&self) -> Heap<'_> {
-        self.plain.heap(self.mapping.words(), &self.private, 0)
+        self.plain.heap(&*self.mapping, &self.private, 0)
     }
 
     /// Allocates, and writes the value; gives the block.
     fn alloc<A: RegionAllocator, const N: usize>(&self, heap: &Heap<'_>, value: Words<N>) -> u64 {
         let request = self.plain.request(size_of_val(&value) as u64, 8, 0);
         let block = A::allocate(heap, &request).unwrap();
-        let place = self.mapping.0.cast::<u8>().wrapping_add((block + BLOCK_HEADER_LEN) as usize);
+        let place = self.mapping.as_ptr().cast::<u8>().wrapping_add((block + BLOCK_HEADER_LEN) as usize);
         // SAFETY: allocated for it just now, by the contract of allocators.
         unsafe { place.cast::<Words<N>>().write(value) };
         block
