@@ -5,8 +5,12 @@
 //! | [`rounds`] | runs contestants alternately; medians and ratios |
 //! | [`counts`] | instructions of one run, by callgrind |
 //! | [`report`] | the table, the goals, the plot |
+//! | [`heaps`] | this crate's allocators and those of others, under one interface |
+//! | [`plot`] | bars and curves as SVG |
 
 pub mod counts;
+pub mod heaps;
+pub mod plot;
 pub mod report;
 pub mod rounds;
 
