@@ -7,12 +7,18 @@
 //! | [`report`] | the table, the goals, the plot |
 //! | [`heaps`] | this crate's allocators and those of others, under one interface |
 //! | [`plot`] | bars and curves as SVG |
+//! | [`child`] | a forked process that takes part |
+//! | [`scratch`] | names that do not outlast a benchmark |
 
+pub mod child;
 pub mod counts;
 pub mod heaps;
 pub mod plot;
 pub mod report;
 pub mod rounds;
+pub mod scratch;
 
+pub use child::{Child, Line};
 pub use report::Report;
 pub use rounds::{Comparison, median};
+pub use scratch::Scratch;
