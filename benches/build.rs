@@ -13,6 +13,12 @@ fn main() {
         return;
     }
     let sources = fs::read_dir("boost").into_iter().flatten().flatten().map(|entry| entry.path());
-    cc::Build::new().cpp(true).std("c++17").include(include).files(sources).opt_level(3).compile("boost_peers");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .include(include)
+        .files(sources)
+        .opt_level(3)
+        .compile("boost_peers");
     println!("cargo::rustc-cfg=boost");
 }

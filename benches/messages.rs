@@ -18,7 +18,7 @@ use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::*;
 use shmem_bind::{Arena, Builder, OwnedFd, ShmemArc, Tlsf, shareable};
-use shmem_bind_benches::{Aligned, Child, Comparison, Line, Mapping, Report, Scratch, median};
+use shmem_bind_benches::{Aligned, Child, Comparison, Line, Report, Scratch, Shared, median};
 use std::fs;
 use std::hint::spin_loop;
 use std::path::PathBuf;
@@ -196,7 +196,7 @@ fn main() {
 
     // All that is forked is forked before this process has an end of iceoryx2's.
     // SAFETY: atomics, of which zeros are a value.
-    let bare = unsafe { Mapping::<[Aligned<AtomicU64>; 2]>::zeros() };
+    let bare = unsafe { Shared::<[Aligned<AtomicU64>; 2]>::zeros() };
     let mut bare_child = spawn(|line| echo(line, &Lines::new(&bare[1].0, &bare[0].0)));
     let bare = Lines::new(&bare[0].0, &bare[1].0);
 

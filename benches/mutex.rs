@@ -14,7 +14,7 @@
 
 use shmem_bind::sync::Mutex;
 use shmem_bind::{Arena, Builder, ShmemArc, ShmemConf, Tlsf};
-use shmem_bind_benches::{Aligned, Child, Comparison, Line, Mapping, Report, median};
+use shmem_bind_benches::{Aligned, Child, Comparison, Line, Report, Shared, median};
 use std::cell::{RefCell, UnsafeCell};
 use std::hint::{black_box, spin_loop};
 use std::mem;
@@ -103,9 +103,9 @@ impl Counter for Mutex<u64> {
     }
 }
 
-fn mapped_posix() -> Mapping<Posix> {
+fn mapped_posix() -> Shared<Posix> {
     // SAFETY: both are bytes of which zeros are a value, and used under the mutex.
-    let posix = unsafe { Mapping::<Posix>::zeros() };
+    let posix = unsafe { Shared::<Posix>::zeros() };
     posix.init();
     posix
 }
@@ -175,7 +175,7 @@ impl Ring {
 
 /// Two processes and a lock.
 struct Fight<'a, C: Counter> {
-    ring: Mapping<Ring>,
+    ring: Shared<Ring>,
     child: Child,
     counter: &'a C,
     work: u32,
@@ -187,7 +187,7 @@ impl<'a, C: Counter> Fight<'a, C> {
     /// The child has the lock by `with_counter`, which calls what it is given.
     fn new(counter: &'a C, work: u32, with_counter: impl FnOnce(&mut dyn FnMut(&C))) -> Self {
         // SAFETY: atomics, of which zeros are a value.
-        let ring = unsafe { Mapping::<Ring>::zeros() };
+        let ring = unsafe { Shared::<Ring>::zeros() };
         let child = Child::spawn(|mut line: Line| {
             with_counter(&mut |counter| {
                 while line.receive() {

@@ -15,7 +15,7 @@ use shmem_bind::{
     Arena, BLOCK_HEADER_LEN, Builder, Heap, PlainHeap, RegionAllocator, Shareable, ShmemArc, ShmemBox, Slab,
     Tlsf,
 };
-use shmem_bind_benches::{Comparison, Mapping, Report};
+use shmem_bind_benches::{Comparison, Report, Shared};
 use std::hint::black_box;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ type Memory = [AtomicU64; LEN / 8];
 
 /// An allocator without an arena.
 struct Bare {
-    mapping: Mapping<Memory>,
+    mapping: Shared<Memory>,
     plain: PlainHeap,
     private: Vec<AtomicU64>,
 }
@@ -42,7 +42,7 @@ impl Bare {
     fn new<A: RegionAllocator>() -> Self {
         let private = (0..A::PRIVATE_WORDS).map(|_| AtomicU64::new(0)).collect();
         // SAFETY: zeros are atomics, and used as such, or by whom an allocator has given some.
-        let mapping = unsafe { Mapping::zeros() };
+        let mapping = unsafe { Shared::zeros() };
         let this = Self { mapping, plain: PlainHeap::new(LEN as u64), private };
         A::format(&this.heap()).unwrap();
         this

@@ -5,19 +5,23 @@
 //! | [`rounds`] | runs contestants alternately; medians and ratios |
 //! | [`counts`] | instructions of one run, by callgrind |
 //! | [`report`] | the table, the goals, the plot |
+//! | [`heaps`] | this crate's allocators and those of others, under one interface |
+//! | [`plot`] | bars and curves as SVG |
 //! | [`child`] | a forked process that takes part |
-//! | [`mapping`] | memory shared with it |
+//! | [`shared`] | memory shared with it |
 //! | [`scratch`] | names that do not outlast a benchmark |
 
 pub mod child;
 pub mod counts;
-pub mod mapping;
+pub mod heaps;
+pub mod plot;
 pub mod report;
 pub mod rounds;
 pub mod scratch;
+pub mod shared;
 
 pub use child::{Child, Line};
-pub use mapping::{Aligned, Mapping};
 pub use report::Report;
 pub use rounds::{Comparison, median};
 pub use scratch::Scratch;
+pub use shared::{Aligned, Shared};

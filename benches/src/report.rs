@@ -1,11 +1,10 @@
 //! The table, the goals, the plot
 
-use crate::rounds::Outcome;
-use crate::rounds::Comparison;
-use plotters::prelude::*;
-use std::path::PathBuf;
+use crate::plot::{self, Bar, Group};
+use crate::rounds::{Comparison, Outcome, Row};
 
 /// Collects what comparisons give; prints each at once, the goals at the end, and draws them.
+#[derive(Debug)]
 pub struct Report {
     name: &'static str,
     rounds: usize,
@@ -15,11 +14,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// Of the benchmark `name`; by the arguments of the process, `[ROUNDS] [FILTER]`.
+    /// Of the benchmark `name`; by the arguments of the process, `[ROUNDS] [FILTER]`. Options are not for it.
     pub fn new(name: &'static str, rounds: usize) -> Self {
-        let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-        let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(rounds);
-        let filter = arguments.into_iter().find(|argument| argument.parse::<usize>().is_err());
+        let arguments = || std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+        let rounds = arguments().find_map(|argument| argument.parse().ok()).unwrap_or(rounds).max(1);
+        let filter = arguments().find(|argument| argument.parse::<usize>().is_err());
         Self { name, rounds, filter, outcomes: Vec::new() }
     }
 
@@ -47,9 +46,9 @@ impl Report {
         self.outcomes.last()
     }
 
-    /// Prints which goals were met, and draws the plot.
-    pub fn finish(self) {
-        if self.outcomes.is_empty() {
+    /// Prints which goals were met.
+    pub fn print_goals(&self) {
+        if self.outcomes.iter().all(|outcome| outcome.goals.is_empty()) {
             return;
         }
         println!("\ngoals");
@@ -57,16 +56,27 @@ impl Report {
             for goal in &outcome.goals {
                 let Some(of) = outcome.row(&goal.of) else { continue };
                 let ratios = goal.to.iter().filter_map(|to| Some((outcome.ratio(of, outcome.row(to)?), to)));
-                let Some((ratio, to)) = ratios.max_by(|a, b| a.0.total_cmp(&b.0)) else { continue };
-                let verdict = if ratio <= goal.most { "met" } else { "MISSED" };
-                println!("  {verdict:<7} {ratio:>6.2}x <= {:>5.2}x  {} to {to}: {}", goal.most, goal.of, outcome.title);
+                let Some((ratio, to)) = ratios.max_by(|a, b| a.0.total_cmp(&b.0)) else {
+                    println!("  not known: {} to {}: {}", goal.of, goal.to.join(", "), outcome.title);
+                    continue;
+                };
+                let (verdict, most) = (if ratio <= goal.most { "met" } else { "MISSED" }, goal.most);
+                println!(
+                    "  {verdict:<7} {ratio:>6.3}x <= {most:>5.3}x  {} to {to}: {}",
+                    goal.of, outcome.title
+                );
             }
         }
-        let path = plot_path(self.name);
-        match draw(&path, self.name, &self.outcomes) {
-            Ok(()) => println!("\nplot: {}", path.display()),
-            Err(error) => println!("\nno plot: {error}"),
+    }
+
+    /// Prints which goals were met, and draws all bars.
+    pub fn finish(self) {
+        if self.outcomes.is_empty() {
+            return;
         }
+        self.print_goals();
+        let groups: Vec<_> = self.outcomes.iter().map(group).collect();
+        plot::announce(plot::bars(self.name, &groups));
     }
 }
 
@@ -74,20 +84,34 @@ fn print(outcome: &Outcome) {
     println!("\n{}", outcome.title);
     for row in &outcome.rows {
         let ratio = outcome.ratio(row, &outcome.rows[0]);
-        let instructions = row.instructions.map_or(String::new(), |count| format!("{count:>10.0} instructions"));
-        println!("  {:<36} {:>12.1} ns {ratio:>7.2}x{instructions}", row.name, row.time());
+        println!("  {:<36} {:>12.1} ns {ratio:>7.2}x{}", row.name, row.time(), instructions(row));
     }
 }
 
-/// Where the plot called `name` goes: `plots` in the package of the benchmarks.
-pub fn plot_path(name: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target").join("plots");
-    // Without it, drawing says why.
-    let _ = std::fs::create_dir_all(&folder);
-    folder.join(format!("{name}.svg"))
+/// What a plot says of an outcome. The crate's own are those that have goals, or its name.
+fn group(outcome: &Outcome) -> Group {
+    let bar = |row: &Row| {
+        let ratio = outcome.ratio(row, &outcome.rows[0]);
+        Bar {
+            text: format!("{} {ratio:.2}x{}", duration(row.time()), instructions(row)),
+            is_ours: row.name.contains("shmem-bind") || outcome.goals.iter().any(|goal| goal.of == row.name),
+            name: row.name.clone(),
+            value: row.time(),
+        }
+    };
+    Group { title: outcome.title.clone(), bars: outcome.rows.iter().map(bar).collect() }
 }
 
-fn draw(path: &std::path::Path, name: &str, outcomes: &[Outcome]) -> Result<(), Box<dyn std::error::Error>> {
-    let _ = (path, name, outcomes, &WHITE);
-    todo!("bars")
+fn instructions(row: &Row) -> String {
+    row.instructions.map_or(String::new(), |count| format!("  {count:>7.0} instructions"))
+}
+
+/// Nanoseconds, in a unit in which they are short.
+fn duration(nanoseconds: f64) -> String {
+    match nanoseconds {
+        1e9.. => format!("{:.2} s", nanoseconds / 1e9),
+        1e6.. => format!("{:.2} ms", nanoseconds / 1e6),
+        1e4.. => format!("{:.1} µs", nanoseconds / 1e3),
+        _ => format!("{nanoseconds:.1} ns"),
+    }
 }

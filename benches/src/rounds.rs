@@ -91,13 +91,18 @@ impl<'a> Comparison<'a> {
 
     /// Adds something that is run again and again.
     #[must_use]
-    pub fn with<R>(mut self, name: impl Into<String>, mut run: impl FnMut() -> R + 'a) -> Self {
-        let work = Box::new(move |repetitions| {
+    pub fn with<R>(self, name: impl Into<String>, mut run: impl FnMut() -> R + 'a) -> Self {
+        self.with_many(name, move |repetitions| {
             for _ in 0..repetitions {
                 black_box(run());
             }
-        });
-        let how = How::Timed { work, repetitions: 1 };
+        })
+    }
+
+    /// Adds something that runs as often as it is told.
+    #[must_use]
+    pub fn with_many(mut self, name: impl Into<String>, work: impl FnMut(u32) + 'a) -> Self {
+        let how = How::Timed { work: Box::new(work), repetitions: 1 };
         self.contestants.push(Contestant { name: name.into(), how, times: Vec::new() });
         self
     }
@@ -126,8 +131,12 @@ impl<'a> Comparison<'a> {
         self
     }
 
-    /// Runs all of them.
+    /// Runs all of them. `None` if this process is one that callgrind watches, and has nothing to do here.
     pub fn run(mut self, rounds: usize) -> Option<Outcome> {
+        for goal in &self.goals {
+            let is_there = self.contestants.iter().any(|contestant| contestant.name == goal.of);
+            assert!(is_there, "{}: {} has a goal, and does not take part", self.title, goal.of);
+        }
         if let Some(asked) = counts::asked() {
             // This process is one that callgrind watches: it does one thing, and ends.
             if asked.title == self.title {
