@@ -7,7 +7,7 @@
 //! Afterwards each object must still have in it what was written, and each heap be sound.
 
 use shmem_bind_benches::heaps::{self, Run, Sizes, Who, churn};
-use shmem_bind_benches::{Comparison, Report};
+use shmem_bind_benches::{Comparison, Report, with_commas};
 
 const LIVE: [usize; 3] = [100, 10_000, 1_000_000];
 const SIZES: [Sizes; 2] = [Sizes::new(16..=512), Sizes::new(16..=64)];
@@ -31,7 +31,7 @@ fn main() {
 }
 
 fn compare(report: &mut Report, live: usize, sizes: Sizes) {
-    let title = format!("free + alloc, {live} objects of {sizes}");
+    let title = format!("free + alloc, {} objects of {sizes}", with_commas(live));
     if !report.wants(&title) {
         return;
     }

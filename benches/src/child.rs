@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getppid};
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -81,7 +82,10 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        drop(self.line.take());
+        if let Some(Line(socket)) = self.line.take() {
+            // Children that were forked later have it too, so that closing it would not hang up.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
         if std::thread::panicking() {
             // It may wait for what will not come.
             let _ = kill(self.pid, Signal::SIGKILL);

@@ -21,7 +21,7 @@ pub mod scratch;
 pub mod shared;
 
 pub use child::{Child, Line};
-pub use report::Report;
+pub use report::{Report, with_commas};
 pub use rounds::{Comparison, median};
 pub use scratch::Scratch;
 pub use shared::{Aligned, Shared};

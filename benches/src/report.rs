@@ -88,13 +88,14 @@ fn print(outcome: &Outcome) {
     }
 }
 
-/// What a plot says of an outcome. The crate's own are those that have goals, or its name.
+/// What a plot says of an outcome. The crate's own are those that have goals, and those of its name.
 fn group(outcome: &Outcome) -> Group {
     let bar = |row: &Row| {
         let ratio = outcome.ratio(row, &outcome.rows[0]);
         Bar {
-            text: format!("{} {ratio:.2}x{}", duration(row.time()), instructions(row)),
-            is_ours: row.name.contains("shmem-bind") || outcome.goals.iter().any(|goal| goal.of == row.name),
+            text: format!("{}, {ratio:.2}x{}", duration(row.time()), instructions(row)),
+            is_ours: [&row.name, &outcome.title].iter().any(|name| name.contains("shmem-bind"))
+                || outcome.goals.iter().any(|goal| goal.of == row.name),
             name: row.name.clone(),
             value: row.time(),
         }
@@ -103,7 +104,7 @@ fn group(outcome: &Outcome) -> Group {
 }
 
 fn instructions(row: &Row) -> String {
-    row.instructions.map_or(String::new(), |count| format!("  {count:>7.0} instructions"))
+    row.instructions.map_or(String::new(), |count| format!(", {count:>6.0} instructions"))
 }
 
 /// Nanoseconds, in a unit in which they are short.
@@ -114,4 +115,17 @@ fn duration(nanoseconds: f64) -> String {
         1e4.. => format!("{:.1} µs", nanoseconds / 1e3),
         _ => format!("{nanoseconds:.1} ns"),
     }
+}
+
+/// A number with a comma before each three of its last figures.
+pub fn with_commas(number: usize) -> String {
+    let figures = number.to_string();
+    let mut text = String::new();
+    for (index, figure) in figures.chars().enumerate() {
+        if index > 0 && (figures.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(figure);
+    }
+    text
 }
