@@ -8,13 +8,18 @@
 //! - **by objects**: 0 to ten million leaked numbers, in a segment of 1 GiB that takes its memory page by page, so that
 //!   they differ in nothing else. Ten million are left out in a short run.
 //! - **by size**: 1 MiB to 64 GiB, taken page by page and so as good as empty.
+//! - **bare**: what the kernel alone takes to map as much, read a byte, and unmap it. It is not flat: what is large and mapped
+//!   apart from all else needs tables of pages of its own.
 //! - **by what it may become**: 1 MiB that may grow to as much.
 //! - **alone**: by objects again, when nobody else is attached and the first to come looks after everything.
 //!
 //! The first segment in each table is the smallest, to which the others are compared.
 
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use shmem_bind::{Arena, Builder, DirectoryError, OwnedFd, ReservePolicy, ShmemBox, Tlsf, UnlinkPolicy};
 use shmem_bind_benches::{Comparison, Report};
+use std::ptr::null_mut;
 
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
@@ -94,6 +99,27 @@ fn compare(report: &mut Report, title: &str, segments: impl FnOnce() -> Vec<Segm
     segments.iter().for_each(Segment::check);
 }
 
+/// Maps memory, reads a byte, and unmaps it.
+fn bare_visit(fd: &OwnedFd, size: usize) {
+    // SAFETY: a fresh mapping, where the kernel likes it.
+    let base = unsafe { mmap(null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0) };
+    let base = base.unwrap();
+    // SAFETY: mapped just now, and there is a page, or zeros.
+    unsafe { base.cast::<u8>().read_volatile() };
+    // SAFETY: it is not used after.
+    unsafe { munmap(base, size) }.unwrap();
+}
+
+fn bare_by_size(report: &mut Report) {
+    let mut comparison = Comparison::new("bare: map, read a byte, unmap: by size");
+    for (label, size) in SIZES {
+        let fd = memfd_create("shmem-bind-bench", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&fd, size as u64).unwrap();
+        comparison = comparison.with(label, move || bare_visit(&fd, size));
+    }
+    report.compare(comparison);
+}
+
 fn by_objects(numbers: &[usize]) -> impl Iterator<Item = Segment> {
     let label = |objects| if objects == 1 { "1 object".into() } else { format!("{objects} objects") };
     numbers.iter().map(move |&objects| Segment::new(label(objects), Builder::memfd(), GIB).filled(objects))
@@ -111,6 +137,7 @@ fn main() {
     compare(&mut report, "attach, find nothing, leave: by size", || {
         SIZES.map(|(label, size)| Segment::new(label.into(), Builder::memfd(), size)).into()
     });
+    bare_by_size(&mut report);
     compare(&mut report, "attach, find nothing, leave: by what it may become", || {
         SIZES
             .map(|(label, size)| {

@@ -13,7 +13,7 @@
 //! | Boost managed | `managed_shared_memory` with a buffer of 64 KiB from its allocator; whoever opens it knows where that is |
 //! | Boost plain | `shared_memory_object` and `mapped_region`: no allocator, no header |
 //! | shared_memory | `ShmemConf` with an `os_id`: no header; it takes the memory page by page |
-//! | shmem-bind 0.1.3 | `open`, a box, and its drop; as `shared_memory` |
+//! | release 0.1.3 | `open`, a box, and its drop; as `shared_memory` |
 
 use rustix::fs::{self, FallocateFlags, Mode, OFlags};
 use rustix::mm::{self, MapFlags, ProtFlags};
@@ -141,7 +141,7 @@ fn create(report: &mut Report, scratch: &Scratch) {
         .with("shared_memory", || {
             touch_other(&ShmemConf::new().size(SIZE).os_id(&id).create().unwrap());
         })
-        .with("shmem-bind 0.1.3", || old(&old_name));
+        .with("release 0.1.3", || old(&old_name));
     #[cfg(boost)]
     let name = std::ffi::CString::new(scratch.name("boost")).unwrap();
     #[cfg(boost)]
@@ -192,7 +192,7 @@ fn attach(report: &mut Report, scratch: &Scratch) {
             touch_value(unsafe { segment.boxed() });
         })
         .with("shared_memory", || touch_other(&ShmemConf::new().os_id(&id).open().unwrap()))
-        .with("shmem-bind 0.1.3", || old(&old_name));
+        .with("release 0.1.3", || old(&old_name));
     #[cfg(boost)]
     let managed = std::ffi::CString::new(scratch.name("boost-managed")).unwrap();
     #[cfg(boost)]
