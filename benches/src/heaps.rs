@@ -3,7 +3,7 @@
 //! | contestant | what it does |
 //! |---|---|
 //! | [`ours`] | this crate's bare allocators: `A::allocate` and `A::free`, as in a segment, with neither boxes nor names |
-//! | [`rlsf`] | the TLSF of rlsf, with the parameters of its own global allocator; bare, and behind a spin lock |
+//! | [`rlsf`] | the TLSF of rlsf, for heaps of up to 64 GiB; bare, and behind a spin lock |
 //! | [`talc`] | talc with its default bins and a memory claimed by hand; bare, and behind a spin lock |
 //! | [`boost`] | `managed_shared_memory` of Boost.Interprocess as it comes, and without its mutex; called as C functions |
 //! | [`private`] | `malloc` of glibc and mimalloc: in the memory of one process, for scale |
@@ -96,10 +96,11 @@ pub enum Who {
     BoostBare,
     Slab,
     Tlsf,
+    Bump,
 }
 
 impl Who {
-    /// All of them, those of other allocators first.
+    /// All that give memory back at once, those of others first.
     pub const ALL: [Self; 10] = [
         Self::Glibc,
         Self::Mimalloc,
@@ -128,6 +129,7 @@ impl Who {
             Self::BoostBare => "Boost without its mutex",
             Self::Slab => "shmem-bind Slab",
             Self::Tlsf => "shmem-bind Tlsf",
+            Self::Bump => "shmem-bind Bump",
         }
     }
 
@@ -149,6 +151,7 @@ impl Who {
             Self::Boost | Self::BoostBare => return None,
             Self::Slab => Box::new(ours::Ours::<shmem_bind::Slab>::new(len)),
             Self::Tlsf => Box::new(ours::Ours::<shmem_bind::Tlsf>::new(len)),
+            Self::Bump => Box::new(ours::Ours::<shmem_bind::Bump>::new(len)),
         })
     }
 

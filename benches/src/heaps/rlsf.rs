@@ -1,4 +1,7 @@
-//! rlsf: TLSF, with the parameters of its own global allocator
+//! rlsf: TLSF, for heaps of up to 64 GiB
+//!
+//! Its own global allocator has 64 lists for each doubling of the size, in tables of 32 KiB, which are much for a heap of
+//! 1 MiB; here there are 32, in 8 KiB. This crate's `Tlsf` has 16.
 
 use super::lock::Guarded;
 use super::{ALIGN, Heap, Place};
@@ -7,9 +10,11 @@ use rlsf::Tlsf;
 use std::alloc::Layout;
 use std::ptr::NonNull;
 
-const LEVELS: usize = usize::BITS as usize;
+/// Doublings, from 32 bytes on, and lists for each.
+const DOUBLINGS: usize = 31;
+const LISTS: usize = 32;
 
-type State = Tlsf<'static, usize, usize, LEVELS, LEVELS>;
+type State = Tlsf<'static, u32, u32, DOUBLINGS, LISTS>;
 
 /// With a lock of the kind `L`.
 #[derive(Debug)]
