@@ -7,7 +7,7 @@
 //! Afterwards each object must still have in it what was written, and each heap be sound.
 
 use shmem_bind_benches::heaps::{self, Run, Sizes, Who, churn};
-use shmem_bind_benches::{Comparison, Report, with_commas};
+use shmem_bind_benches::{Comparison, Report, counts, with_commas};
 
 const LIVE: [usize; 3] = [100, 10_000, 1_000_000];
 const SIZES: [Sizes; 2] = [Sizes::new(16..=512), Sizes::new(16..=64)];
@@ -35,7 +35,10 @@ fn compare(report: &mut Report, live: usize, sizes: Sizes) {
     if !report.wants(&title) {
         return;
     }
-    let heaps = Who::heaps(&Who::ALL, churn::room(live, sizes));
+    // Whom callgrind watches does without the others.
+    let is_wanted = |who: &Who| counts::asked().is_none_or(|asked| asked.name == who.name());
+    let wanted: Vec<_> = Who::ALL.into_iter().filter(is_wanted).collect();
+    let heaps = Who::heaps(&wanted, churn::room(live, sizes));
     let mut runs: Vec<(Who, Box<dyn Run>)> =
         heaps.into_iter().map(|(who, heap)| (who, heap.churn(live, sizes, 0))).collect();
     let mut comparison = Comparison::new(title);

@@ -23,7 +23,8 @@ fn main() {
     }
     let mut report = Report::new("growth", 21);
     heaps::announce_absent();
-    let mut curves = WHO.map(|who| Curve { name: who.name().into(), points: Vec::new() });
+    let mut curves =
+        WHO.map(|who| Curve { name: who.name().into(), points: Vec::new(), is_ours: who.is_ours() });
     for live in LIVE {
         compare(&mut report, live, &mut curves);
     }

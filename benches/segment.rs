@@ -33,7 +33,9 @@ const PAGE: usize = 4096;
 unsafe fn touch(base: *mut u8, len: usize) {
     for offset in (0..len).step_by(PAGE) {
         // SAFETY: the caller promises it.
-        unsafe { base.add(offset).write_volatile(1) };
+        let byte = unsafe { base.add(offset) };
+        // SAFETY: as above.
+        unsafe { byte.write_volatile(1) };
     }
 }
 

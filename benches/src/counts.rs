@@ -5,7 +5,7 @@
 //! and few is what one costs, without the loop's beginning and end.
 
 use std::env;
-use std::process::{Command, Stdio, exit};
+use std::process::{Command, Stdio};
 
 const TITLE: &str = "SHMEM_BIND_COUNT_TITLE";
 const NAME: &str = "SHMEM_BIND_COUNT_NAME";
@@ -27,13 +27,12 @@ pub fn asked() -> Option<Asked> {
     Some(Asked { title: env::var(TITLE).ok()?, name: env::var(NAME).ok()? })
 }
 
-/// Runs so many as are asked for, and ends the process.
-pub fn be_counted(work: &mut dyn FnMut(u32)) -> ! {
+/// Runs so many as are asked for.
+pub fn be_counted(work: &mut dyn FnMut(u32)) {
     let runs = env::var(RUNS).ok().and_then(|runs| runs.parse().ok()).unwrap_or(FEW);
     // Whatever is done only once.
     work(FEW);
     measured(work, runs);
-    exit(0)
 }
 
 /// Callgrind knows this by its name.

@@ -133,6 +133,11 @@ impl Who {
         }
     }
 
+    /// Whether it is this crate's.
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Self::Slab | Self::Tlsf | Self::Bump)
+    }
+
     /// A heap of its own, of `len` bytes (of no given length for those in the memory of one process). `None` if the
     /// library is not there.
     pub fn heap(self, len: usize) -> Option<Box<dyn AnyHeap>> {

@@ -25,14 +25,15 @@ const BARS_WIDTH: i32 = 380;
 const OURS: RGBColor = RGBColor(0xd9, 0x5f, 0x02);
 const PEERS: RGBColor = RGBColor(0x9a, 0xa5, 0xb1);
 const TEXT: RGBColor = RGBColor(0x22, 0x22, 0x22);
-/// Of curves: told apart also by those who see no red or green.
-const CURVES: [RGBColor; 8] = [
-    OURS,
+/// Of this crate's curves, which are thicker too.
+const OUR_CURVES: [RGBColor; 3] = [OURS, RGBColor(0xa6, 0x36, 0x03), RGBColor(0xfd, 0x8d, 0x3c)];
+/// Of the others': told apart also by those who see no red or green.
+const PEER_CURVES: [RGBColor; 7] = [
     RGBColor(0x75, 0x70, 0xb3),
     RGBColor(0x1b, 0x9e, 0x77),
     RGBColor(0xe7, 0x29, 0x8a),
     RGBColor(0x66, 0xa6, 0x1e),
-    RGBColor(0xe6, 0xab, 0x02),
+    RGBColor(0x00, 0x00, 0x00),
     RGBColor(0x66, 0x66, 0x66),
     RGBColor(0x1f, 0x78, 0xb4),
 ];
@@ -62,6 +63,8 @@ pub struct Bar {
 pub struct Curve {
     pub name: String,
     pub points: Vec<(f64, f64)>,
+    /// Whether it is this crate's.
+    pub is_ours: bool,
 }
 
 /// Draws groups of bars; gives where.
@@ -147,8 +150,10 @@ pub fn curves(name: &str, title: &str, x: &str, y: &str, curves: &[Curve]) -> Re
     let mut mesh = chart.configure_mesh();
     let (short_x, short_y) = (|value: &f64| short(*value), |value: &f64| short(*value));
     mesh.x_desc(x).y_desc(y).x_label_formatter(&short_x).y_label_formatter(&short_y).draw()?;
-    for (curve, colour) in curves.iter().zip(CURVES.iter().cycle()) {
-        let style = colour.stroke_width(2);
+    let (mut ours, mut peers) = (OUR_CURVES.iter().cycle(), PEER_CURVES.iter().cycle());
+    for curve in curves {
+        let (colours, width) = if curve.is_ours { (&mut ours, 4) } else { (&mut peers, 2) };
+        let style = colours.next().expect("it goes round").stroke_width(width);
         chart
             .draw_series(LineSeries::new(curve.points.iter().copied(), style).point_size(3))?
             .label(&curve.name)

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! functions {
-    ($(#[$doc:meta])* $name:ident, $create:ident, $destroy:ident, $allocate:ident, $free:ident, $is_sound:ident) => {
+    ($(#[$doc:meta])* $name:ident, $has_mutex:literal, $create:ident, $destroy:ident, $allocate:ident, $free:ident, $is_sound:ident) => {
         // SAFETY: as `boost/heap.cpp` declares them.
         unsafe extern "C" {
             fn $create(name: *const c_char, len: usize) -> *mut c_void;
@@ -26,6 +26,7 @@ macro_rules! functions {
         pub enum $name {}
 
         impl Functions for $name {
+            const HAS_MUTEX: bool = $has_mutex;
             const CREATE: unsafe extern "C" fn(*const c_char, usize) -> *mut c_void = $create;
             const DESTROY: unsafe extern "C" fn(*mut c_void) = $destroy;
             const ALLOCATE: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void = $allocate;
@@ -37,6 +38,7 @@ macro_rules! functions {
 
 /// What there is of one kind of segment.
 pub trait Functions: Send + 'static {
+    const HAS_MUTEX: bool;
     const CREATE: unsafe extern "C" fn(*const c_char, usize) -> *mut c_void;
     const DESTROY: unsafe extern "C" fn(*mut c_void);
     const ALLOCATE: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
@@ -47,6 +49,7 @@ pub trait Functions: Send + 'static {
 functions!(
     /// As it comes.
     Locked,
+    true,
     boost_locked_create,
     boost_locked_destroy,
     boost_locked_allocate,
@@ -56,6 +59,7 @@ functions!(
 functions!(
     /// With `null_mutex_family`.
     Bare,
+    false,
     boost_bare_create,
     boost_bare_destroy,
     boost_bare_allocate,
@@ -71,7 +75,7 @@ struct Segment<F: Functions> {
 
 // SAFETY: it belongs to no thread.
 unsafe impl<F: Functions> Send for Segment<F> {}
-// SAFETY: it has a mutex; that of `Bare`, which has none, is used by one thread at a time.
+// SAFETY: it has a mutex, or no more than one user: see `for_thread`.
 unsafe impl<F: Functions> Sync for Segment<F> {}
 
 impl<F: Functions> Drop for Segment<F> {
@@ -129,10 +133,11 @@ impl<F: Functions> Heap for Boost<F> {
     }
 
     fn for_process(&self, _number: u64) -> Self {
-        Self(Arc::clone(&self.0))
+        self.for_thread()
     }
 
     fn for_thread(&self) -> Self {
+        assert!(F::HAS_MUTEX, "without a mutex there is one user");
         Self(Arc::clone(&self.0))
     }
 }

@@ -8,6 +8,20 @@ use std::sync::Arc;
 
 pub type SpinLock = spinning_top::RawSpinlock;
 
+/// A lock, or what stands in its place.
+pub trait Lock: RawMutex + 'static {
+    /// Whether several may use what is behind it.
+    const KEEPS_OUT: bool;
+}
+
+impl Lock for SpinLock {
+    const KEEPS_OUT: bool = true;
+}
+
+impl Lock for NoLock {
+    const KEEPS_OUT: bool = false;
+}
+
 /// Keeps nobody out. What is behind it is of one thread of one process at a time.
 #[derive(Debug)]
 pub struct NoLock(PhantomData<*const ()>);
@@ -36,11 +50,11 @@ pub struct Guarded<L, T> {
     mutex: NonNull<Mutex<L, T>>,
 }
 
-// SAFETY: with a `SpinLock`, threads keep each other out. With `NoLock`, whoever calls `clone` sees to it that one
-// thread at a time uses it: see there.
+// SAFETY: it is memory, which belongs to no thread. Others have the same only by `share`, which wants a lock that keeps
+// them out.
 unsafe impl<L, T: Send> Send for Guarded<L, T> {}
 
-impl<L: RawMutex, T> Guarded<L, T> {
+impl<L: Lock, T> Guarded<L, T> {
     /// Puts what `make` makes of the rest of `len` bytes at the beginning of them.
     pub fn new(len: usize, make: impl FnOnce(NonNull<[u8]>) -> T) -> Self {
         const LINE: usize = 64;
@@ -62,13 +76,9 @@ impl<L: RawMutex, T> Guarded<L, T> {
         unsafe { self.mutex.as_ref() }.lock()
     }
 
-    /// The same for another one. If `L` is `NoLock`, not both may be used at once.
+    /// The same for another one.
     pub fn share(&self) -> Self {
+        assert!(L::KEEPS_OUT, "without a lock there is one user");
         Self { mapping: Arc::clone(&self.mapping), mutex: self.mutex }
-    }
-
-    /// What the allocator has to hand out, and what lies before.
-    pub fn len(&self) -> usize {
-        self.mapping.len()
     }
 }

@@ -5,7 +5,7 @@
 //! an attachment would; its threads have them in common.
 
 use super::{Heap, Mapping, Place};
-use shmem_bind::{BLOCK_HEADER_LEN, PlainHeap, RegionAllocator};
+use shmem_bind::{BLOCK_HEADER_LEN, HeapError, PlainHeap, RegionAllocator};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,9 +82,10 @@ impl<A: RegionAllocator> Heap for Ours<A> {
 
     #[inline]
     fn free(&self, place: Place, _len: usize) {
-        if A::free(&self.heap, place).is_err() {
-            // The lock is taken: it is left to the next holder.
-            self.plain.condemn(&self.heap, place).unwrap();
+        match A::free(&self.heap, place) {
+            // The lock is taken: the block is left to the next holder.
+            Err(HeapError::Busy) => self.plain.condemn(&self.heap, place).unwrap(),
+            result => result.unwrap(),
         }
     }
 

@@ -3,9 +3,8 @@
 //! Its own global allocator has 64 lists for each doubling of the size, in tables of 32 KiB, which are much for a heap of
 //! 1 MiB; here there are 32, in 8 KiB. This crate's `Tlsf` has 16.
 
-use super::lock::Guarded;
+use super::lock::{Guarded, Lock};
 use super::{ALIGN, Heap, Place};
-use lock_api::RawMutex;
 use rlsf::Tlsf;
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -20,7 +19,7 @@ type State = Tlsf<'static, u32, u32, DOUBLINGS, LISTS>;
 #[derive(Debug)]
 pub struct Rlsf<L>(Guarded<L, State>);
 
-impl<L: RawMutex> Rlsf<L> {
+impl<L: Lock> Rlsf<L> {
     /// Over `len` bytes.
     pub fn new(len: usize) -> Self {
         Self(Guarded::new(len, |memory| {
@@ -32,7 +31,7 @@ impl<L: RawMutex> Rlsf<L> {
     }
 }
 
-impl<L: RawMutex + 'static> Heap for Rlsf<L> {
+impl<L: Lock> Heap for Rlsf<L> {
     #[inline]
     fn allocate(&self, len: usize, value: u64) -> Option<Place> {
         let layout = Layout::from_size_align(len, ALIGN).ok()?;

@@ -1,8 +1,7 @@
 //! talc: its default bins, over memory that is claimed by hand
 
-use super::lock::Guarded;
+use super::lock::{Guarded, Lock};
 use super::{ALIGN, Heap, Place};
-use lock_api::RawMutex;
 use std::alloc::Layout;
 use talc::DefaultBinning;
 use talc::source::Manual;
@@ -13,7 +12,7 @@ type State = talc::base::Talc<Manual, DefaultBinning>;
 #[derive(Debug)]
 pub struct Talc<L>(Guarded<L, State>);
 
-impl<L: RawMutex> Talc<L> {
+impl<L: Lock> Talc<L> {
     /// Over `len` bytes.
     pub fn new(len: usize) -> Self {
         Self(Guarded::new(len, |memory| {
@@ -25,7 +24,7 @@ impl<L: RawMutex> Talc<L> {
     }
 }
 
-impl<L: RawMutex + 'static> Heap for Talc<L> {
+impl<L: Lock> Heap for Talc<L> {
     #[inline]
     fn allocate(&self, len: usize, value: u64) -> Option<Place> {
         let layout = Layout::from_size_align(len, ALIGN).ok()?;
