@@ -210,6 +210,12 @@ impl Pair {
     fn threads<F: FnOnce() -> Box<dyn Run> + Send>(prepare: impl Fn(u32) -> F) -> Self {
         let board = Board::new();
         let mut child = Child::spawn(|mut line: Line| {
+            // One that panics would leave the other one waiting.
+            let hook = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                hook(panic);
+                std::process::exit(1);
+            }));
             let (barrier, is_over) = (Barrier::new(2), AtomicBool::new(false));
             let (first, second) = (prepare(0), prepare(1));
             thread::scope(|scope| {

@@ -54,7 +54,8 @@ impl<'a> Heap<'a> {
     #[must_use]
     pub fn try_lock<'h>(&'h self) -> Option<HeapGuard<'h, 'a>> {
         let is_taken = self.control.lock.try_lock(self.me) || self.try_again();
-        is_taken.then_some(HeapGuard { heap: self, is_sound: true })
+        // A guard that is made is dropped, which gives the lock back: so only if it is ours.
+        if is_taken { Some(HeapGuard { heap: self, is_sound: true }) } else { None }
     }
 
     #[cold]

@@ -539,3 +539,32 @@ fn any_words_are_answered() {
     println!("{errors} errors of {total}");
     assert!(errors != 0 && errors != total);
 }
+
+/// Both have the same name in the words of locks, so the lock tells them apart by who has got it alone.
+#[test]
+fn two_threads_of_a_process_do_not_meet_in_the_heap() {
+    let world = World::new(1 << 20, 1 << 20);
+    let barrier = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for seed in 1..=2 {
+            let (world, barrier) = (&world, &barrier);
+            scope.spawn(move || {
+                let (heap, mut random) = (world.heap(3), Random(seed));
+                let mut objects = Vec::new();
+                barrier.wait();
+                for _ in 0..1_000_000 {
+                    if objects.len() < 100 {
+                        let request = world.plain.request(random.below(600) as u64, 8, 3);
+                        objects.push(Tlsf::allocate(&heap, &request).unwrap());
+                    } else {
+                        let offset = objects.swap_remove(random.below(objects.len()));
+                        heap.free_or_defer(offset, Tlsf::free).unwrap();
+                    }
+                }
+                objects.into_iter().for_each(|offset| heap.free_or_defer(offset, Tlsf::free).unwrap());
+            });
+        }
+    });
+    assert_eq!(Tlsf::usage(&world.heap(0)).unwrap().blocks, 0);
+    world.check(0);
+}
