@@ -2,17 +2,16 @@
 
 use super::Heap;
 use crate::error::HeapError;
-use crate::lock::Acquired;
+use crate::lock::{Acquired, spin};
 use crate::object::{Event, MIN_BLOCK_LEN, Next};
 #[cfg(planted)]
 use crate::planted::{LATE, Mistake, is_planted};
-use core::hint::spin_loop;
 use core::sync::atomic::Ordering;
 #[cfg(test)]
 extern crate std;
 
 /// Looks at a lock that somebody holds before a block is rather left to that one.
-const SPINS: u32 = 64;
+const SPINS: u32 = 10;
 /// Failed attempts to take the stack of condemned blocks after which something other than 56 processes is at work.
 const CONTENTION_LIMIT: u32 = 1 << 20;
 
@@ -62,10 +61,7 @@ impl<'a> Heap<'a> {
     #[inline(never)]
     fn try_again(&self) -> bool {
         let lock = &self.control.lock;
-        (0..SPINS).any(|_| {
-            spin_loop();
-            lock.is_free() && lock.try_lock(self.me)
-        })
+        spin(SPINS, || lock.is_free() && lock.try_lock(self.me))
     }
 }
 
