@@ -196,8 +196,8 @@ fn build_time() {
 
 /// Prints how large the example is that does without libc, if there is one and it has been built.
 fn code_size() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/examples");
-    if let Ok(metadata) = fs::metadata(examples.join("no-libc")) {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/no-libc/target/release/no-libc");
+    if let Ok(metadata) = fs::metadata(example) {
         println!("\na static program without libc: {} KiB", metadata.len() >> 10);
     }
 }

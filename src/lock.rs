@@ -59,7 +59,7 @@ const NOT_RECOVERABLE: u32 = 127 << HOLDER_SHIFT;
 const NOBODY: u32 = 0;
 
 /// Binary logarithm of the longest pause between two looks at a lock, in turns of `spin_loop`.
-const LONGEST_PAUSE_LOG: u32 = 9;
+const LONGEST_PAUSE_LOG: u32 = 7;
 
 /// The longest sleep, after which the holder is looked at again.
 const SLICE: Duration = Duration::from_millis(20);
@@ -86,7 +86,7 @@ pub(crate) trait Word {
 }
 
 impl Word for AtomicU32 {
-    // Some ten microseconds; most locks are held for less than one.
+    // Some ten microseconds, more on processors that pause for long; most locks are held for less than one.
     const SPINS: u32 = 16;
 
     #[inline]

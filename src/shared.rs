@@ -99,17 +99,29 @@ fn count_of(attached: &Attached, value: NonNull<u8>) -> Option<&AtomicU64> {
     }
 }
 
-/// Counts one more reference; gives whether it is the first.
-fn raise(count: &AtomicU64) -> bool {
-    let more = |count: u64| Some(if count == 0 { ONE } else { count.wrapping_add(1) });
-    count.fetch_update(Ordering::Release, Ordering::Relaxed, more) == Ok(0)
+/// Counts one more reference; gives whether it is the first. `None` while a thread gives the last one up.
+fn raise(count: &AtomicU64) -> Option<bool> {
+    let more = |count: u64| match count {
+        0 => Some(ONE),
+        GIVING_UP => None,
+        _ => Some(count.wrapping_add(1)),
+    };
+    count.fetch_update(Ordering::Release, Ordering::Relaxed, more).ok().map(|before| before == 0)
 }
 
 /// Counts one more reference, which has `attachment` counted for itself. That is needed for the first only, so it is given
 /// back if there are others: however the words of a segment are damaged, an attachment is counted once for each count
 /// that is not 0.
 fn count_more(count: &AtomicU64, attachment: &Attachment) {
-    if !raise(count) {
+    // Waits only if a peer has made objects overlap.
+    let mut deadline = Deadline::new(Duration::MAX);
+    let is_first = loop {
+        match raise(count) {
+            Some(is_first) => break is_first,
+            None => _ = deadline.wait(),
+        }
+    };
+    if !is_first {
         // SAFETY: one of the two that are counted is given back, and the other one stays.
         drop(unsafe { attachment.uncounted() });
     }
@@ -249,15 +261,10 @@ impl<T: ?Sized> ShmemArc<T> {
             return Err(this);
         }
         match give_up_only(place.attached, place.block, count) {
-            Some(Given::Last) => {}
+            Given::Last => {}
             // The block has been damaged just now.
-            Some(Given::Others) => {
+            Given::Others => {
                 count_more(count, &this.conf.0);
-                return Err(this);
-            }
-            // A peer has made objects overlap, and the other one counts on.
-            None => {
-                count.fetch_add(1, Ordering::Release);
                 return Err(this);
             }
         }
@@ -281,29 +288,24 @@ impl<T: ?Sized> ShmemArc<T> {
         let attached = self.conf.0.get()?;
         let count = self.count();
         match attached.region.block_of(self.value.cast()) {
-            Some(block) => give_up_only(attached, block, count),
+            Some(block) => Some(give_up_only(attached, block, count)),
             // The value of a segment: nobody finds it anew, so this is the last for good.
-            None => give_count_up(count).then_some(Given::Last),
+            None => {
+                count.swap(0, Ordering::Acquire);
+                Some(Given::Last)
+            }
         }
     }
 }
 
-/// Says that this process has no references any more, as the thread that gives the last one up; `false` if it has, since a
-/// peer has made objects overlap.
-fn give_count_up(count: &AtomicU64) -> bool {
-    count.compare_exchange(GIVING_UP, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
-}
-
-/// Gives the only reference of this process to the object of a block up, which has the count of that; if there are others
-/// after all, nothing changes. An object whose block has been damaged is left to the others.
-fn give_up_only(attached: &Attached, block: u64, count: &AtomicU64) -> Option<Given> {
+/// Gives the last reference of this process to the object of a block up, whose count is [`GIVING_UP`] by this thread. An
+/// object whose block has been damaged is left to the others.
+fn give_up_only(attached: &Attached, block: u64, count: &AtomicU64) -> Given {
     let _stripe = attached.private.stripe(block);
-    if !give_count_up(count) {
-        return None;
-    }
+    count.swap(0, Ordering::Acquire);
     // Severed, it says nothing to anybody any more: others give it back.
-    let Some(place) = Place::at(attached, block) else { return Some(Given::Others) };
-    let Ok(slot) = place.heap.own_slot() else { return Some(Given::Others) };
+    let Some(place) = Place::at(attached, block) else { return Given::Others };
+    let Ok(slot) = place.heap.own_slot() else { return Given::Others };
     #[cfg(planted)]
     if is_planted(Mistake::ReleaseInTwoSteps) {
         // Without the last bit, and then the slot of the one who is to destroy it.
@@ -312,7 +314,7 @@ fn give_up_only(attached: &Attached, block: u64, count: &AtomicU64) -> Option<Gi
             let _: Result<bool, HeapError> =
                 place.heap.replace_state(place.block, nobody, BlockState::exclusive(slot));
             place.exports().clear(place.block);
-            return Some(Given::Last);
+            return Given::Last;
         }
     }
     let next = match place.heap.change(place.block, Event::Release(slot)) {
@@ -320,10 +322,10 @@ fn give_up_only(attached: &Attached, block: u64, count: &AtomicU64) -> Option<Gi
         _ => None,
     };
     if !matches!(next.map(BlockState::kind), Some(Ok(Kind::Exclusive(_)))) {
-        return Some(Given::Others);
+        return Given::Others;
     }
     place.exports().clear(place.block);
-    Some(Given::Last)
+    Given::Last
 }
 
 /// What became of an object when the last reference of this process was given up.
@@ -354,8 +356,12 @@ pub(crate) fn hold(
         let stripe = private.stripe(block);
         if count.load(Ordering::Relaxed) == 0 {
             let slot = heap.own_slot()?;
-            let held = heap.change(block, Event::Hold(slot))?;
-            return Ok(held.map(|_| raise(count)));
+            if let Err(refusal) = heap.change(block, Event::Hold(slot))? {
+                return Ok(Err(refusal));
+            }
+            if let Some(is_first) = raise(count) {
+                return Ok(Ok(is_first));
+            }
         }
         drop(stripe);
         deadline.wait();

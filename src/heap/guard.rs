@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 extern crate std;
 
 /// Looks at a lock that somebody holds before a block is rather left to that one.
-const SPINS: u32 = 10;
+const SPINS: u32 = 8;
 /// Failed attempts to take the stack of condemned blocks after which something other than 56 processes is at work.
 const CONTENTION_LIMIT: u32 = 1 << 20;
 

@@ -321,13 +321,13 @@ impl Request {
     fn shared(&self, fd: &OwnedFd, vacancy: &Vacancy) -> Result<Attempt, ShmemError> {
         let header = match read_header_unlocked(fd) {
             Ok(Some(header)) => header,
-            Ok(None) => return AGAIN,
             // If it is no file of ours at all, rather say that.
+            Ok(None) => return self.checked_status(fd).and(AGAIN),
             Err(error) => return self.checked_status(fd).and(Err(error)),
         };
         match header.phase() {
-            _ if header.is_memfd() => return Err(ShmemError::WrongSort),
-            Some(Phase::Forming) | None => return AGAIN,
+            _ if header.is_memfd() => return self.checked_status(fd).and(Err(ShmemError::WrongSort)),
+            Some(Phase::Forming) | None => return self.checked_status(fd).and(AGAIN),
             Some(Phase::Live | Phase::Retired) => {}
         }
         // Not before, for then the segment may not have had its length.

@@ -340,8 +340,14 @@ fn refill(
         match &mut magazine {
             // The first of them shall be popped first.
             Some(magazine) => {
-                for bit in (0..64_u64).rev().filter(|bit| left >> bit & 1 != 0) {
+                while left != 0 && magazine.has_room() {
+                    let bit = u64::from(left.ilog2());
                     magazine.push(chunk.offset(word.wrapping_mul(64).wrapping_add(bit)));
+                    left &= !(1 << bit);
+                }
+                // If another thread has filled it meanwhile.
+                if left != 0 {
+                    chunk.give(word, left)?;
                 }
             }
             None if left != 0 => chunk.give(word, left)?,

@@ -25,7 +25,7 @@ use crate::heap::{Heap, Word};
 use crate::object::{BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 
 /// Blocks that a bin holds.
-const MOST: u64 = 16;
+const MOST: u64 = 32;
 /// The longest block that has a bin: that of an object of 512 bytes and a few more.
 const LONGEST: u64 = 544;
 /// Bytes of all bins: a word for each multiple of 16 from the shortest block on.
@@ -91,6 +91,21 @@ impl<'h, 'a> Bin<'h, 'a> {
         lens.filter_map(|len| Self::of(heap, len))
     }
 
+    /// Takes each block in turn that is in it, and passes on what [`pop`](Self::pop) gives; says whether there was any.
+    pub(super) fn empty(
+        self,
+        work: &mut dyn FnMut(Edge<'h, 'a>, u64) -> Result<(), HeapError>,
+    ) -> Result<bool, HeapError> {
+        // However the blocks may overlap that somebody has damaged.
+        for count in 0..=MOST {
+            match self.pop()? {
+                Some((block, own)) => work(block, own)?,
+                None => return Ok(count != 0),
+            }
+        }
+        Err(damaged(BITMAPS_END))
+    }
+
     /// Takes the block on top; gives what its extent says of the block before, too.
     #[inline(always)]
     pub(super) fn pop(self) -> Result<Option<(Edge<'h, 'a>, u64)>, HeapError> {
@@ -100,6 +115,9 @@ impl<'h, 'a> Bin<'h, 'a> {
             return Ok(None);
         }
         let block = Edge::linked(self.heap, link)?;
+        if bits < 1 << 32 {
+            return Err(damaged(block.offset));
+        }
         let own = self.own(&block)?;
         // One less, and another link.
         let next = block.tag().load_relaxed() & LINK_MASK;
@@ -119,16 +137,17 @@ impl<'h, 'a> Bin<'h, 'a> {
     /// Checks what is in it; gives how many blocks.
     pub(super) fn check(self) -> Result<u64, HeapError> {
         let bits = self.word.load_relaxed();
-        let mut link = bits & LINK_MASK;
-        let mut left = bits >> 32;
+        let (mut link, count) = (bits & LINK_MASK, bits >> 32);
+        if count > MOST {
+            return Err(damaged(BITMAPS_END));
+        }
+        let mut left = count;
         while link != 0 && left != 0 {
             let block = Edge::linked(self.heap, link)?;
             self.own(&block)?;
             link = block.tag().load_relaxed();
             left = left.wrapping_sub(1);
         }
-        let count = bits >> 32;
-        let is_sound = link == 0 && left == 0 && count <= MOST;
-        if is_sound { Ok(count) } else { Err(damaged(BITMAPS_END)) }
+        if link == 0 && left == 0 { Ok(count) } else { Err(damaged(BITMAPS_END)) }
     }
 }

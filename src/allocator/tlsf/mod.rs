@@ -6,8 +6,11 @@
 //!
 //! **The chain of blocks is the truth.** From the first block on, each says by its extent where the next one begins,
 //! and by its state whether it is free. One store changes the chain: it can be walked at any instant, and each block
-//! in it is either free or in use. Lists, bitmaps, footers, the bits about a free predecessor and the count of bytes
+//! in it is either free or in use. Lists, bins, bitmaps, footers, the bits about a free predecessor and the count of bytes
 //! only repeat what the chain says. Who takes the lock over from one that died walks the chain and writes them anew.
+//!
+//! In front of the lists are [bins], where blocks of small objects wait, as they are, for the next object of their size: so
+//! the usual way to free and to allocate touches nothing but the block itself.
 //!
 //! # The heap
 //!
@@ -17,7 +20,8 @@
 //! | 8 | used | bytes of all blocks that stand in no list |
 //! | 16 | high water | most that `used` ever was |
 //! | 24 + 8 *g* | bitmap of group *g*, of 8 | bit *l*: list 64 *g* + *l* has free blocks |
-//! | 88 | heads | of 32 bits: the first block in the list; 0: none |
+//! | 88 | bins | a word for each length from 32 to 544; only if the capacity is 64 KiB or more |
+//! | | heads | of 32 bits: the first block in the list; 0: none |
 //! | 8 mod 16 | blocks | the first lies behind the last head; each begins where the one before it ends |
 //! | | end mark | 24 bytes at the end of the heap, rounded down to 16: the header of no block |
 //!
@@ -29,20 +33,20 @@
 //! | offset | in use | free |
 //! |---|---|---|
 //! | 0 | state | `FREE` |
-//! | 8 | tag | links: next in the list (bits 0..=31), previous (32..=63) |
+//! | 8 | tag | links: next in the list (bits 0..=31), previous (32..=63; in a bin zero) |
 //! | 16 | extent | extent, no slack |
 //! | 24 | object | anything |
 //! | last 8 | object | footer: where the block begins |
 //!
 //! Heads and links are offsets in granules of 16 bytes, rounded down. Bit 0 of the extent's own bits is
-//! `AFTER_FREE`: the block before is free, so its footer stands right before this header. A free block never has it,
-//! since free neighbours are joined. The end mark has the state 7, which no block can have, and the size 0.
+//! `AFTER_FREE`: the block before stands in a list, so its footer stands right before this header. A block in a list never
+//! has it, since such neighbours are joined. Bit 1 is `BINNED`: the block is free and in a bin, and has no footer. The end mark has the state 7, which no block can have, and the size 0.
 //!
 //! # Commit order
 //!
 //! | operation | stores in order | killed after it, recovery finds |
 //! |---|---|---|
-//! | allocate | links of the lists | the block free |
+//! | allocate | link of the bin, or links of the lists | the block free |
 //! | (aligned) | header of the block behind the gap | the block free, the header in its memory |
 //! | (aligned) | **extent of the gap** | two free blocks; joins them |
 //! | (split) | header of the remainder | the block free, the header in its memory |
@@ -50,8 +54,10 @@
 //! | | tag | the same |
 //! | | **state: the requester's** | the block in use |
 //! | free | **state: free** | free blocks, maybe side by side; joins them |
-//! | | **extent of the joined block** | one free block |
+//! | (into a bin) | extent, tag, bin | the same |
+//! | (joined) | **extent of the joined block** | one free block |
 //! | | lists, footer, bits | one free block |
+//! | empty a bin | bin, extent; then as in free | the same |
 //! | grow | new end mark | the old end mark; the new one lies behind it |
 //! | | **extent of the old one** | the old end mark; its size means nothing |
 //! | | **its state: free** | the new end mark, and one more free block; sets the new length |
@@ -64,8 +70,9 @@
 //! Stores in bold are [commits](Heap::commit).
 //!
 //! # Fit
-//! A request takes the first block of the first list in which every block is large enough. Only if there is none, at
-//! most [`SEARCH`] blocks are looked at that may be large enough. So the answer may be
+//! A request takes the block on top of the bin of its length; if there is none, the first block of the first list in which
+//! every block is large enough. Only if there is none, at most [`SEARCH`] blocks are looked at that may be large enough, then
+//! the bins are emptied, a thousand blocks at most, and it is tried once more. So the answer may be
 //! [`HeapError::OutOfMemory`] although a block would fit; [`Usage::largest_free`] knows of this.
 //!
 //! # References
@@ -112,8 +119,10 @@ const END_MARK: BlockState = BlockState::from_bits(7);
 /// More than this is not used: links cannot reach it.
 const MAX_HEAP: u64 = 1 << 36;
 
-/// Two-level segregated fit: allocates and frees in constant time, and joins free neighbours at once. The
-/// default.
+/// Two-level segregated fit: allocates and frees in constant time, and joins free neighbours, those of small objects when
+/// memory is short. The default.
+///
+/// `usage` joins first what waits to be used again as it is; the high water counts that as in use.
 ///
 /// For heaps from some hundred bytes to 64 GiB; a heap may be larger, but what lies beyond is not used. A block
 /// costs its header of 24 bytes, and up to 31 that are left over.
@@ -123,10 +132,11 @@ pub enum Tlsf {}
 // SAFETY: by number of the promises:
 // 1. `format` lays one block that is 8 more than a multiple of 16 and ends at the mark. Afterwards blocks come from
 //    cutting one at such an offset, into parts of at least 32 bytes, or from joining neighbours.
-// 2. `take` gives only a free block in which the object fits behind the gap that aligns it, under the lock; the
-//    last thing in `carve` is `hand_out`. The chain leads to the block before that.
+// 2. `take` gives only a free block in which the object fits behind the gap that aligns it, and a bin only a free one of
+//    just the length, under the lock; the last thing that happens to either is `hand_out`. The chain leads to the block
+//    before that.
 // 3. State, tag and payload are written of free blocks only; `put_after_free` keeps size and slack.
-// 4. The first store in `release` is `commit_state`, and `mend` does the same for those not kept.
+// 4. The first store in `release` and in `bins::put` is the commit of the state, and `mend` does the same for those not kept.
 // 5. All but `free`, which does not wait, lock with `recover`. Loops go along the chain, where each block is
 //    at least 32 bytes, or count down.
 unsafe impl RegionAllocator for Tlsf {
@@ -402,12 +412,11 @@ fn pop<'h, 'a>(heap: &'h Heap<'a>, len: u64) -> Result<Option<(Edge<'h, 'a>, u64
 fn empty_bins(heap: &Heap<'_>) -> Result<bool, HeapError> {
     let mut is_any = false;
     for bin in Bin::all(heap) {
-        while let Some((block, own)) = bin.pop()? {
-            is_any = true;
+        is_any |= bin.empty(&mut |block, own| {
             let extent = block.size().with_own(own);
             block.extent().store(extent.bits());
-            Neighbours::of(heap, &block, extent)?.join(heap, &block, extent.len())?;
-        }
+            Neighbours::of(heap, &block, extent)?.join(heap, &block, extent.len())
+        })?;
     }
     Ok(is_any)
 }

@@ -353,12 +353,19 @@ fn a_heap_is_filled_by_nine_tenths() {
 }
 
 /// A heap with objects of slots 0 and 1, and holes between them, for operations of each kind.
+/// A capacity with bins.
+const BINNED_CAPACITY: usize = 1 << 16;
+
 fn scene() -> World {
-    let mut world = World::new(8192, 4096);
+    scene_in(8192)
+}
+
+fn scene_in(capacity: usize) -> World {
+    let mut world = World::new(capacity, 4096);
     for index in 0..14 {
         world.allocate(index % 2, 40 + 16 * (index % 3), 16).unwrap();
     }
-    // Holes of one size, so that lists have a first, a middle and a last block, and one at the end.
+    // Holes of one size, so that lists or bins have a first, a middle and a last block, and one at the end.
     for index in [12, 9, 5, 2] {
         world.free(world.objects[index]);
     }
@@ -479,8 +486,12 @@ fn any_words_are_answered() {
     let mut random = Random(99);
     let (mut errors, mut total) = (0, 0);
     for round in 0..12_000 {
-        let mut world = if round % 2 == 0 { World::new(1024, 1024) } else { scene() };
-        if round % 2 == 0 {
+        let mut world = match round % 3 {
+            0 => World::new(1024, 1024),
+            1 => scene(),
+            _ => scene_in(BINNED_CAPACITY),
+        };
+        if round % 3 == 0 {
             for index in 0..6 {
                 world.allocate(index % 2, 30 + 8 * index, 16).unwrap();
             }
