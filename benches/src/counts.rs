@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 const TITLE: &str = "SHMEM_BIND_COUNT_TITLE";
 const NAME: &str = "SHMEM_BIND_COUNT_NAME";
 const RUNS: &str = "SHMEM_BIND_COUNT_RUNS";
+/// If this is set to `no`, nothing is counted, which takes most of the time of a short run.
+const SWITCH: &str = "SHMEM_BIND_COUNT";
 
 /// Runs that are counted: few, and many.
 const FEW: u32 = 1000;
@@ -44,8 +46,11 @@ fn measured(work: &mut dyn FnMut(u32), runs: u32) {
     std::hint::black_box(runs);
 }
 
-/// Instructions of one run of a contestant; `None` if callgrind is not there.
+/// Instructions of one run of a contestant; `None` if callgrind is not there, or not wanted.
 pub fn count(title: &str, name: &str) -> Option<f64> {
+    if env::var_os(SWITCH).is_some_and(|switch| switch == "no") {
+        return None;
+    }
     let few = count_runs(title, name, FEW)?;
     let many = count_runs(title, name, MANY)?;
     Some((many - few) / f64::from(MANY - FEW))
