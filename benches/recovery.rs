@@ -1,6 +1,6 @@
 //! What it takes to put an arena right when a process has died
 //!
-//! `cargo bench --manifest-path benches/Cargo.toml --bench recovery [-- ROUNDS]`
+//! `cargo bench --manifest-path benches/Cargo.toml --bench recovery [-- ROUNDS FILTER]`
 //!
 //! - **Sweep**: a process attaches, allocates objects of 64 bytes, and is killed. The figure is the time that
 //!   `Arena::sweep` then takes in another one, beside which it may have objects of its own. All of it: to find out that somebody has
@@ -9,15 +9,14 @@
 //!   figure is the time of the next allocation of another process, which takes the lock over and rebuilds all that
 //!   follows from the chain of blocks: a million of them, of which every other one is free.
 //!
-//! The victims are forked, each round has its own, and the medians over all rounds are printed. One round takes a few
-//! seconds.
+//! The victims are forked, and each round has its own. One round takes a few seconds.
 
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use shmem_bind::{Arena, Builder, Bump, RegionAllocator, ShmemBox, Slab, Tlsf};
-use shmem_bind_benches::median;
+use shmem_bind_benches::{Comparison, Report, Scratch};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -115,11 +114,18 @@ fn sweep<A: RegionAllocator>(name: &str, dead: usize, living: usize) -> Duration
     time
 }
 
-fn sweeps<A: RegionAllocator>(label: &str, name: &str, rounds: usize) {
-    for living in LIVING {
-        let medians = DEAD.map(|dead| median_of(rounds, || sweep::<A>(name, dead, living)));
-        println!("  {label:<10} {living:>10} {:>14} {:>14} {:>14}", medians[0], medians[1], medians[2]);
-    }
+/// Adds the sweeps of arenas with this allocator.
+fn with_sweeps<'a, A: RegionAllocator>(
+    comparison: Comparison<'a>,
+    label: &str,
+    name: &'a str,
+    living: usize,
+) -> Comparison<'a> {
+    DEAD.into_iter().fold(comparison, |comparison, dead| {
+        comparison.with_measured(format!("{label}, {dead} objects"), move || {
+            sweep::<A>(name, dead, living).as_nanos() as f64
+        })
+    })
 }
 
 /// An arena of so many blocks, of which every other one is in use.
@@ -166,24 +172,25 @@ fn lock_word(header: &File) -> io::Result<u32> {
     Ok(u32::from_ne_bytes(word))
 }
 
-fn median_of(rounds: usize, mut run: impl FnMut() -> Duration) -> String {
-    let time = median((0..rounds).map(|_| run().as_secs_f64() * 1e6).collect());
-    if time < 1e4 { format!("{time:.0} µs") } else { format!("{:.1} ms", time / 1e3) }
-}
-
 fn main() {
-    let rounds = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(21);
-    let name = format!("shmem-bind-bench-{}", std::process::id());
+    let mut report = Report::new("recovery", 21);
+    let scratch = Scratch::new();
+    let name = scratch.name("recovery");
 
-    println!("sweep of one that died, by the number of its objects");
-    println!("  {:<10} {:>10} {:>14} {:>14} {:>14}", "", "living", DEAD[0], DEAD[1], DEAD[2]);
-    sweeps::<Tlsf>("Tlsf", &name, rounds);
-    sweeps::<Slab>("Slab", &name, rounds);
-    sweeps::<Bump>("Bump", &name, rounds);
+    for living in LIVING {
+        let comparison =
+            Comparison::new(format!("sweep of one that died, beside {living} objects of the living"));
+        let comparison = with_sweeps::<Tlsf>(comparison, "Tlsf", &name, living);
+        let comparison = with_sweeps::<Slab>(comparison, "Slab", &name, living);
+        report.compare(with_sweeps::<Bump>(comparison, "Bump", &name, living));
+    }
 
-    let (arena, _objects) = full_of_holes(&name);
-    let time = median_of(rounds, || rebuild(&name, &arena));
-    println!("rebuild of Tlsf with {BLOCKS} blocks, half of them free, after a death with its lock");
-    println!("  {time}");
-    arena.check().unwrap();
+    let title = format!("rebuild of {BLOCKS} blocks, half of them free, after a death with the lock");
+    if report.wants(&title) {
+        let (arena, _objects) = full_of_holes(&name);
+        let rebuild = || rebuild(&name, &arena).as_nanos() as f64;
+        report.compare(Comparison::new(title).with_measured("Tlsf", rebuild));
+        arena.check().unwrap();
+    }
+    report.finish();
 }

@@ -11,7 +11,7 @@ const KNOWN: [(AllocatorId, &str); 3] =
 pub struct AllocatorId(u64);
 
 impl AllocatorId {
-    pub(crate) const TLSF: Self = Self::new("tlsf", 1);
+    pub(crate) const TLSF: Self = Self::new("tlsf", 2);
     pub(crate) const SLAB: Self = Self::new("slab", 1);
     pub(crate) const BUMP: Self = Self::new("bump", 1);
 

@@ -274,6 +274,7 @@ impl Attached {
     }
 
     /// Frees the block of an object that was this attachment's and has been destroyed, now or later.
+    #[inline]
     pub(crate) fn free_block(&self, offset: u64) {
         let (Some(heap), Some(functions)) = (self.heap(), self.private.functions()) else { return };
         if heap.free_or_defer(offset, functions.free).is_err() {
@@ -470,48 +471,17 @@ impl core::panic::UnwindSafe for Attachment {}
 impl core::panic::RefUnwindSafe for Attachment {}
 
 impl Attachment {
+    #[inline]
     fn record(&self) -> &Record {
         // SAFETY: pages are never unmapped; a record's fields are atomic or in a cell.
         unsafe { self.0.as_ref() }
     }
 
-    /// The same handle once more, not counted.
-    ///
-    /// # Safety
-    /// It is used no longer than one that is counted, and of all that share a count only one is dropped.
-    pub(crate) const unsafe fn uncounted(&self) -> Self {
-        Self(self.0)
-    }
-
-    /// The attachment; `None` if it is the parent's, from before a `fork`.
-    pub(crate) fn get(&self) -> Option<&Attached> {
-        // SAFETY: by invariant 4 `self` is a handle, and lent for as long as the result.
-        unsafe { self.record().attached() }
-    }
-}
-
-impl Clone for Attachment {
-    fn clone(&self) -> Self {
-        let references = &self.record().references;
-        // A count of zero is a wiped one: the clone of an inert handle is inert. One at its maximum stays there:
-        // the attachment then lasts as long as the process.
-        let count = |count: u32| if count == 0 { None } else { Some(count.saturating_add(1)) };
-        let _: Result<u32, u32> = references.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
-        Self(self.0)
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
+    // All other handles are gone.
+    #[cold]
+    #[inline(never)]
+    fn drop_last(&self) {
         let record = self.record();
-        let count = |count: u32| match count {
-            0 | 1 | u32::MAX => None,
-            _ => count.checked_sub(1),
-        };
-        // SYNC: Release by every handle, Acquire by the last: it sees all that was done through the others.
-        if record.references.fetch_update(Ordering::AcqRel, Ordering::Acquire, count) != Err(1) {
-            return;
-        }
         // The count stays 1 while the contents are taken out, so that nobody reserves the record meanwhile.
         // SAFETY: this is the last handle (and not an inert one, whose count would be 0), so nobody else writes the
         // contents now, nor reads them but a signal handler of this thread.
@@ -524,6 +494,45 @@ impl Drop for Attachment {
         // the lock: until then nobody takes us for gone.
         drop(unsafe { attached.assume_init_read() });
         record.references.store(0, Ordering::Release);
+    }
+
+    /// The same handle once more, not counted.
+    ///
+    /// # Safety
+    /// It is used no longer than one that is counted, and of all that share a count only one is dropped.
+    pub(crate) const unsafe fn uncounted(&self) -> Self {
+        Self(self.0)
+    }
+
+    /// The attachment; `None` if it is the parent's, from before a `fork`.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&Attached> {
+        // SAFETY: by invariant 4 `self` is a handle, and lent for as long as the result.
+        unsafe { self.record().attached() }
+    }
+}
+
+impl Clone for Attachment {
+    #[inline]
+    fn clone(&self) -> Self {
+        let references = &self.record().references;
+        // A count of zero is a wiped one: the clone of an inert handle is inert. One at its maximum stays there:
+        // the attachment then lasts as long as the process.
+        let count = |count: u32| if count == 0 { None } else { Some(count.saturating_add(1)) };
+        let _: Result<u32, u32> = references.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+        Self(self.0)
+    }
+}
+
+impl Drop for Attachment {
+    #[inline]
+    fn drop(&mut self) {
+        let record = self.record();
+        let count = |count| if matches!(count, 0 | 1 | u32::MAX) { None } else { count.checked_sub(1) };
+        // SYNC: Release by every handle, Acquire by the last: it sees all that was done through the others.
+        if record.references.fetch_update(Ordering::AcqRel, Ordering::Acquire, count) == Err(1) {
+            self.drop_last();
+        }
     }
 }
 

@@ -72,7 +72,7 @@ pub use error::{
 };
 pub use handle::Handle;
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
-pub use heap::{Block, Heap, HeapGuard, PlainHeap, Request, Usage, Visit};
+pub use heap::{Block, Heap, HeapGuard, PlainHeap, Request, Usage, Visit, Word, Words};
 #[cfg(feature = "alloc")]
 pub use listing::segments;
 pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};

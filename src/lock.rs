@@ -58,6 +58,9 @@ const WAITERS: u32 = 1 << 31;
 const NOT_RECOVERABLE: u32 = 127 << HOLDER_SHIFT;
 const NOBODY: u32 = 0;
 
+/// Binary logarithm of the longest pause between two looks at a lock, in turns of `spin_loop`.
+const LONGEST_PAUSE_LOG: u32 = 7;
+
 /// The longest sleep, after which the holder is looked at again.
 const SLICE: Duration = Duration::from_millis(20);
 
@@ -67,7 +70,7 @@ const LOCKED: u32 = 126 << HOLDER_SHIFT;
 
 /// What a lock is made of: a word that changes as a whole, and on which processes sleep.
 pub(crate) trait Word {
-    /// Looks at a word that somebody holds before the first sleep.
+    /// Looks at a word that somebody holds before the first sleep; see [`spin`].
     const SPINS: u32;
 
     /// What it was at some time; the caller sees all that was done before whoever made it so.
@@ -83,8 +86,8 @@ pub(crate) trait Word {
 }
 
 impl Word for AtomicU32 {
-    // Most locks are held for less than a microsecond.
-    const SPINS: u32 = 100;
+    // Some ten microseconds, more on processors that pause for long; most locks are held for less than one.
+    const SPINS: u32 = 16;
 
     #[inline]
     fn load(&self) -> u32 {
@@ -221,6 +224,7 @@ impl<W: Word> RawLock<W> {
     }
 
     /// Takes the lock if nobody holds it.
+    #[inline(always)]
     pub(crate) fn try_lock(&self, me: Holder) -> bool {
         #[cfg(planted)]
         if is_planted(Mistake::LockInTwoWords) {
@@ -238,11 +242,8 @@ impl<W: Word> RawLock<W> {
 
     #[cold]
     fn lock_contended(&self, me: Holder, roll: &dyn Roll, timeout: Duration) -> Result<Acquired, LockError> {
-        for _ in 0..if timeout.is_zero() { 0 } else { W::SPINS } {
-            spin_loop();
-            if self.word.load() == NOBODY && self.try_lock(me) {
-                return Ok(Acquired::Clean);
-            }
+        if !timeout.is_zero() && spin(W::SPINS, || self.is_free() && self.try_lock(me)) {
+            return Ok(Acquired::Clean);
         }
         let start = self.word.now();
         // From the first sleep on, others may sleep too.
@@ -282,11 +283,20 @@ impl<W: Word> RawLock<W> {
     }
 
     /// Gives the lock back.
+    #[inline(always)]
     pub(crate) fn unlock(&self, me: Holder) {
-        if !self.release(me, NOBODY) {
-            return;
+        // Nearly always.
+        if !self.word.replace(me.0, NOBODY) {
+            self.unlock_contended(me);
         }
-        self.word.wake_one();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unlock_contended(&self, me: Holder) {
+        if self.release(me, NOBODY) {
+            self.word.wake_one();
+        }
     }
 
     /// Says for good that what the lock protects cannot be put right.
@@ -313,6 +323,20 @@ impl<W: Word> RawLock<W> {
     pub(crate) fn holder(&self) -> Option<Holder> {
         Holder::from_word(self.word.load())
     }
+}
+
+/// Looks so many times, each time after a longer pause; gives whether it was `done`.
+///
+/// A look takes the lock's cache line from the holder. If it is taken often, the two hand the lock over at each turn, with all
+/// that it protects, which takes ten times as long as what most do under a lock; after a pause the holder has been through
+/// several turns.
+pub(crate) fn spin(looks: u32, mut done: impl FnMut() -> bool) -> bool {
+    (0..looks).any(|look| {
+        for _ in 0..1 << look.min(LONGEST_PAUSE_LOG) {
+            spin_loop();
+        }
+        done()
+    })
 }
 
 /// Whether the holder that a word names has certainly ended.

@@ -59,11 +59,11 @@ pub(crate) fn is_planted(mistake: Mistake) -> bool {
     PLANTED.load(Ordering::Relaxed) == mistake as u32
 }
 
-/// The word of this index, whether there is one or not, if that is the mistake to be made.
+/// The words from this index on, whether there are any or not, if that is the mistake to be made.
 #[allow(unsafe_code)]
-pub(crate) fn unchecked(words: &[AtomicU64], index: usize) -> Option<&AtomicU64> {
+pub(crate) fn unchecked<const N: usize>(words: &[AtomicU64], index: usize) -> Option<&[AtomicU64; N]> {
     // SAFETY: none, that is the mistake. Whatever is there is read as an atomic.
-    is_planted(Mistake::UncheckedOffset).then(|| unsafe { &*words.as_ptr().wrapping_add(index) })
+    is_planted(Mistake::UncheckedOffset).then(|| unsafe { &*words.as_ptr().wrapping_add(index).cast() })
 }
 
 /// Stores that a commit without a fence may be moved before: those since the last access that keeps the order.

@@ -54,6 +54,7 @@ impl PrivateMemory {
     }
 
     /// The functions of the allocator, if an arena has been opened.
+    #[inline]
     pub(crate) fn functions(&self) -> Option<&'static Functions> {
         let functions = NonNull::new(self.functions.load(Ordering::Acquire))?;
         // SAFETY: by invariant 1.
@@ -61,6 +62,7 @@ impl PrivateMemory {
     }
 
     /// The allocator's private words.
+    #[inline]
     pub(crate) fn stock(&self) -> &[AtomicU64] {
         self.stock.get()
     }
@@ -78,6 +80,7 @@ impl PrivateMemory {
     }
 
     /// Locks the stripe of the object whose block is at `offset`, against other threads of this process.
+    #[inline]
     pub(crate) fn stripe(&self, offset: u64) -> Option<Stripe<'_>> {
         // All but a few of the low bits tell one object from the next.
         let index = usize::try_from(offset / GRANULE).ok()? & (STRIPES - 1);
@@ -135,6 +138,7 @@ impl LazyWords {
         Ok(())
     }
 
+    #[inline]
     fn get(&self) -> &[AtomicU64] {
         let base = self.base.load(Ordering::Acquire);
         if base.is_null() {

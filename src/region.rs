@@ -83,6 +83,7 @@ impl Region {
         Ok(Self { mapping, whereabouts, heap_words })
     }
 
+    #[inline]
     pub(crate) const fn header(&self) -> &SharedHeader {
         // SAFETY: by invariant 1 the mapping holds a header and is aligned for it; a `SharedHeader` is atomics
         // only, so any bytes are valid and others may change them; it lives as long as `self`.
@@ -90,12 +91,14 @@ impl Region {
     }
 
     /// The first byte of the payload, aligned to [`HEADER_LEN`].
+    #[inline]
     pub(crate) const fn payload(&self) -> NonNull<u8> {
         // SAFETY: by invariant 1 the mapping is longer than a header.
         unsafe { self.mapping.base().add(HEADER_LEN) }
     }
 
     /// The payload as words, as many as are whole.
+    #[inline]
     fn payload_words(&self) -> &[AtomicU64] {
         let words = self.payload().cast::<AtomicU64>();
         // SAFETY: by invariant 1 the payload is mapped for `payload_len` bytes, at most half of the address space, and is
@@ -105,6 +108,7 @@ impl Region {
     }
 
     /// The heap of an arena, in words.
+    #[inline]
     pub(crate) fn heap_words(&self) -> &[AtomicU64] {
         self.payload_words().get(..self.heap_words).unwrap_or_default()
     }
@@ -115,6 +119,7 @@ impl Region {
     }
 
     /// The byte at `offset` of the payload, if `len` bytes from there are in it.
+    #[inline]
     fn pointer(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
         let end = usize::try_from(offset.checked_add(len)?).ok()?;
         #[cfg(planted)]
@@ -127,6 +132,7 @@ impl Region {
     }
 
     /// How far into the payload an address is, in bytes; more than the payload's length if it is not in it.
+    #[inline]
     fn offset_of(&self, address: NonNull<u8>) -> u64 {
         address.addr().get().wrapping_sub(self.payload().addr().get()) as u64
     }
@@ -186,6 +192,7 @@ impl Region {
     }
 
     /// Length of the payload, in bytes.
+    #[inline]
     pub(crate) const fn payload_len(&self) -> usize {
         // Does not saturate, by invariant 1.
         self.mapping.len().saturating_sub(HEADER_LEN)

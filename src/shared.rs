@@ -7,15 +7,17 @@
 //!
 //! # The private count
 //!
-//! | count | bit | next |
-//! |---|---|---|
-//! | 0 | clear, or about to be cleared by a thread that has the stripe | 1, with the stripe, by one that finds it |
-//! | 1 | set | 2; with the stripe 0 |
-//! | n | set | n ± 1, without anything else |
+//! | count | bit | references | next |
+//! |---|---|---|---|
+//! | 0 | clear, or about to be cleared by a thread that has the stripe | none | 2, with the stripe, by one that finds it |
+//! | 1 | set | one thread gives the last one up, or looks whether it is | with the stripe 0; 2 |
+//! | 1 + n | set | n | 1 + n ± 1, without anything else |
 //!
-//! Between 0 and 1 the count changes only by a thread that has the stripe of the object, a lock within this process, so
-//! that the bit is not set before another thread has cleared it. Whoever clears it has set the count to 0 before:
-//! once the bit is clear, the block may be freed, and the count be that of another object.
+//! So dropping is one subtraction, and of all threads one sees that it has dropped the last. A thread that finds the
+//! object meanwhile waits until it is through: otherwise there could be a second one that has dropped the last, which is too
+//! late, since the block may be freed by then, and the count be that of another object. For the same reason whoever clears
+//! the bit has set the count to 0 before, and has the stripe of the object, a lock within this process, so that
+//! the bit is not set before it has been cleared.
 //!
 //! A peer that damages words of the segment can have a block handed out twice, so that two boxes become references that are
 //! counted together. The count is private memory and only ever goes up and down, by one; and the attachment is counted once
@@ -29,19 +31,22 @@
 use crate::attachment::{Attached, Attachment};
 use crate::boxed::{Place, ShmemBox};
 use crate::error::HeapError;
+use crate::heap::Heap;
 use crate::object::{BlockState, Event, Kind, Refusal};
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
 use crate::segment::ShmemConf;
+use crate::sys::clock::Deadline;
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
 /// A reference to a value in shared memory that others have too, in this process and in others.
 ///
-/// Dereferences to the value, clones like an `Arc`, and is two words for a sized `T`. The last one to go, in whichever
+/// Dereferences to the value, clones like an `Arc`, and is three words for a sized `T`. The last one to go, in whichever
 /// process, runs the destructor and frees the memory; unless the object has a [name](crate::Arena::publish), which
 /// keeps it like another reference. If a process is killed, its references are given back; if these were the last,
 /// the memory is, without the destructor.
@@ -66,7 +71,10 @@ pub struct ShmemArc<T: ?Sized> {
     /// INVARIANT 1: a valid `T` in the segment that `conf` is attached to, in a block that this attachment holds, or the
     /// value of the segment; counted once for this reference.
     value: NonNull<T>,
-    /// INVARIANT 2: counted in the attachment once for all references of this process to the object.
+    /// INVARIANT 2: the count for this object, in memory that stays as long as the attachment, and for ever after `fork`,
+    /// when it counts nothing; or [`NOBODY`].
+    count: NonNull<AtomicU64>,
+    /// INVARIANT 3: counted in the attachment once for all references of this process to the object.
     conf: ManuallyDrop<ShmemConf>,
 }
 
@@ -75,7 +83,15 @@ unsafe impl<T: Send + Sync + ?Sized> Send for ShmemArc<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync + ?Sized> Sync for ShmemArc<T> {}
 
-/// The private count of the object at `value`, and its place if it is one of an arena.
+/// The count that says that there is one reference.
+const ONE: u64 = 2;
+/// The count that says that one thread gives the last reference up.
+const GIVING_UP: u64 = 1;
+
+/// The count of references that are of no use, from before a `fork`.
+static NOBODY: AtomicU64 = AtomicU64::new(0);
+
+/// The private count of the object at `value`.
 fn count_of(attached: &Attached, value: NonNull<u8>) -> Option<&AtomicU64> {
     match attached.region.block_of(value) {
         Some(block) => attached.private.count(block),
@@ -83,11 +99,29 @@ fn count_of(attached: &Attached, value: NonNull<u8>) -> Option<&AtomicU64> {
     }
 }
 
+/// Counts one more reference; gives whether it is the first. `None` while a thread gives the last one up.
+fn raise(count: &AtomicU64) -> Option<bool> {
+    let more = |count: u64| match count {
+        0 => Some(ONE),
+        GIVING_UP => None,
+        _ => Some(count.wrapping_add(1)),
+    };
+    count.fetch_update(Ordering::Release, Ordering::Relaxed, more).ok().map(|before| before == 0)
+}
+
 /// Counts one more reference, which has `attachment` counted for itself. That is needed for the first only, so it is given
 /// back if there are others: however the words of a segment are damaged, an attachment is counted once for each count
 /// that is not 0.
 fn count_more(count: &AtomicU64, attachment: &Attachment) {
-    if count.fetch_add(1, Ordering::Release) != 0 {
+    // Waits only if a peer has made objects overlap.
+    let mut deadline = Deadline::new(Duration::MAX);
+    let is_first = loop {
+        match raise(count) {
+            Some(is_first) => break is_first,
+            None => _ = deadline.wait(),
+        }
+    };
+    if !is_first {
         // SAFETY: one of the two that are counted is given back, and the other one stays.
         drop(unsafe { attachment.uncounted() });
     }
@@ -101,6 +135,7 @@ impl<T: ?Sized> ShmemBox<T> {
         T: Sync,
     {
         let (value, conf) = this.into_parts();
+        let mut count = &NOBODY;
         if let Some(attached) = conf.0.get() {
             if let Some(place) = Place::of(attached, value.cast()) {
                 // Fails only if the block has been damaged; so will giving it back then, which is counted.
@@ -109,12 +144,13 @@ impl<T: ?Sized> ShmemBox<T> {
                     let _: Result<_, HeapError> = place.heap.change(place.block, Event::Share(slot));
                 }
             }
-            if let Some(count) = count_of(attached, value.cast()) {
+            if let Some(known) = count_of(attached, value.cast()) {
+                count = known;
                 // It was a box, so nobody else in this process counts it, unless a peer has made objects overlap.
                 count_more(count, &conf.0);
             }
         }
-        ShmemArc { value, conf: ManuallyDrop::new(conf) }
+        ShmemArc { value, count: NonNull::from(count), conf: ManuallyDrop::new(conf) }
     }
 }
 
@@ -137,11 +173,15 @@ impl<T: ?Sized> ShmemArc<T> {
             // SAFETY: counted by the first of this process, and dropped by the last.
             unsafe { attachment.uncounted() }
         };
-        Self { value, conf: ManuallyDrop::new(ShmemConf(conf)) }
+        let count = attachment.get().and_then(|attached| count_of(attached, value.cast()));
+        let count = NonNull::from(count.unwrap_or(&NOBODY));
+        Self { value, count, conf: ManuallyDrop::new(ShmemConf(conf)) }
     }
 
-    fn count(&self) -> Option<&AtomicU64> {
-        count_of(self.conf.0.get()?, self.value.cast())
+    #[inline]
+    fn count(&self) -> &AtomicU64 {
+        // SAFETY: by invariant 2; the attachment stays as long as this reference, by invariant 3.
+        unsafe { self.count.as_ref() }
     }
 
     /// The handle of the segment: its name, size, owner and so on.
@@ -185,17 +225,17 @@ impl<T: ?Sized> ShmemArc<T> {
     /// Whether nobody else has a reference, nor can get one by a name.
     fn is_alone(&self) -> bool {
         // The value of a segment may be boxed by any other attachment.
-        let (Some(place), Some(count)) = (Self::place(self), self.count()) else { return false };
+        let Some(place) = Self::place(self) else { return false };
+        let count = self.count();
         let Ok(slot) = place.heap.own_slot() else { return false };
-        // While the count is 0 and the stripe taken, nobody in this process finds the object, clones a reference or
-        // publishes it: what the state says then stays so for as long as this reference is borrowed.
-        let _stripe = place.attached.private.stripe(place.block);
+        // With this count, nobody in this process finds the object, clones a reference or publishes it: what the state
+        // says then stays so for as long as this reference is borrowed.
         // SYNC: Acquire, paired with the Release of those who dropped theirs.
-        if count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        if count.compare_exchange(ONE, GIVING_UP, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return false;
         }
         let state = place.heap.load(place.block).map(BlockState::from_bits);
-        count_more(count, &self.conf.0);
+        count.fetch_add(1, Ordering::Release);
         state == Ok(BlockState::shared(slot))
     }
 
@@ -215,15 +255,18 @@ impl<T: ?Sized> ShmemArc<T> {
         if !this.is_alone() {
             return Err(this);
         }
-        let (Some(place), Some(count)) = (Self::place(&this), this.count()) else { return Err(this) };
+        let Some(place) = Self::place(&this) else { return Err(this) };
+        let count = this.count();
+        if count.compare_exchange(ONE, GIVING_UP, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return Err(this);
+        }
         match give_up_only(place.attached, place.block, count) {
-            Some(Given::Last) => {}
+            Given::Last => {}
             // The block has been damaged just now.
-            Some(Given::Others) => {
+            Given::Others => {
                 count_more(count, &this.conf.0);
                 return Err(this);
             }
-            None => return Err(this),
         }
         let mut this = ManuallyDrop::new(this);
         // SAFETY: `this` is not used again, nor dropped.
@@ -233,34 +276,36 @@ impl<T: ?Sized> ShmemArc<T> {
     }
 
     /// Gives this reference up; `None` if this process has others.
+    #[inline]
     fn give_up(&self) -> Option<Given> {
-        let attached = self.conf.0.get()?;
-        let count = count_of(attached, self.value.cast())?;
-        let drop_one = |count: u64| if count > 1 { count.checked_sub(1) } else { None };
         // SYNC: Release by all who drop theirs, Acquire by the last: it sees what was done through the others.
-        while count.fetch_update(Ordering::Release, Ordering::Relaxed, drop_one).is_err() {
-            let Some(block) = attached.region.block_of(self.value.cast()) else {
-                // The value of a segment: nobody finds it anew, so this is the last for good.
-                let is_last = count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok();
-                return is_last.then_some(Given::Last);
-            };
-            // If it was found once more meanwhile, it is not the only one.
-            if let Some(given) = give_up_only(attached, block, count) {
-                return Some(given);
+        if self.count().fetch_sub(1, Ordering::Release) > ONE { None } else { self.give_up_last() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_up_last(&self) -> Option<Given> {
+        let attached = self.conf.0.get()?;
+        let count = self.count();
+        match attached.region.block_of(self.value.cast()) {
+            Some(block) => Some(give_up_only(attached, block, count)),
+            // The value of a segment: nobody finds it anew, so this is the last for good.
+            None => {
+                count.swap(0, Ordering::Acquire);
+                Some(Given::Last)
             }
         }
-        None
     }
 }
 
-/// Gives the only reference of this process to the object of a block up; if it is not the only one, nothing changes. An
+/// Gives the last reference of this process to the object of a block up, whose count is [`GIVING_UP`] by this thread. An
 /// object whose block has been damaged is left to the others.
-fn give_up_only(attached: &Attached, block: u64, count: &AtomicU64) -> Option<Given> {
+fn give_up_only(attached: &Attached, block: u64, count: &AtomicU64) -> Given {
     let _stripe = attached.private.stripe(block);
-    count.compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).ok()?;
+    count.swap(0, Ordering::Acquire);
     // Severed, it says nothing to anybody any more: others give it back.
-    let Some(place) = Place::at(attached, block) else { return Some(Given::Others) };
-    let Ok(slot) = place.heap.own_slot() else { return Some(Given::Others) };
+    let Some(place) = Place::at(attached, block) else { return Given::Others };
+    let Ok(slot) = place.heap.own_slot() else { return Given::Others };
     #[cfg(planted)]
     if is_planted(Mistake::ReleaseInTwoSteps) {
         // Without the last bit, and then the slot of the one who is to destroy it.
@@ -269,7 +314,7 @@ fn give_up_only(attached: &Attached, block: u64, count: &AtomicU64) -> Option<Gi
             let _: Result<bool, HeapError> =
                 place.heap.replace_state(place.block, nobody, BlockState::exclusive(slot));
             place.exports().clear(place.block);
-            return Some(Given::Last);
+            return Given::Last;
         }
     }
     let next = match place.heap.change(place.block, Event::Release(slot)) {
@@ -277,10 +322,10 @@ fn give_up_only(attached: &Attached, block: u64, count: &AtomicU64) -> Option<Gi
         _ => None,
     };
     if !matches!(next.map(BlockState::kind), Some(Ok(Kind::Exclusive(_)))) {
-        return Some(Given::Others);
+        return Given::Others;
     }
     place.exports().clear(place.block);
-    Some(Given::Last)
+    Given::Last
 }
 
 /// What became of an object when the last reference of this process was given up.
@@ -292,35 +337,45 @@ enum Given {
     Last,
 }
 
-/// Counts one more reference of this process to the published object at `place`; gives whether it is the first. The
+/// Counts one more reference of this process to the published object whose block is at `block`; gives whether it is the first. The
 /// caller holds the directory's lock.
-pub(crate) fn hold(place: &Place<'_>) -> Result<Result<bool, Refusal>, HeapError> {
-    let private = &place.attached.private;
-    let count = private.count(place.block).ok_or(HeapError::Damaged { at: place.block })?;
-    let more = |count: u64| if count == 0 { None } else { count.checked_add(1) };
-    let add_one = || count.fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_ok();
-    if add_one() {
-        return Ok(Ok(false));
+pub(crate) fn hold(
+    attached: &Attached,
+    heap: &Heap<'_>,
+    block: u64,
+) -> Result<Result<bool, Refusal>, HeapError> {
+    let private = &attached.private;
+    let count = private.count(block).ok_or(HeapError::Damaged { at: block })?;
+    let more = |count: u64| if count < ONE { None } else { count.checked_add(1) };
+    // A thread that gives the last one up soon has the stripe.
+    let mut deadline = Deadline::new(Duration::MAX);
+    loop {
+        if count.fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_ok() {
+            return Ok(Ok(false));
+        }
+        let stripe = private.stripe(block);
+        if count.load(Ordering::Relaxed) == 0 {
+            let slot = heap.own_slot()?;
+            if let Err(refusal) = heap.change(block, Event::Hold(slot))? {
+                return Ok(Err(refusal));
+            }
+            if let Some(is_first) = raise(count) {
+                return Ok(Ok(is_first));
+            }
+        }
+        drop(stripe);
+        deadline.wait();
     }
-    let _stripe = private.stripe(place.block);
-    if add_one() {
-        return Ok(Ok(false));
-    }
-    let slot = place.heap.own_slot()?;
-    let held = place.heap.change(place.block, Event::Hold(slot))?;
-    Ok(held.map(|_| count.fetch_add(1, Ordering::Release) == 0))
 }
 
 impl<T: ?Sized> Clone for ShmemArc<T> {
     #[inline]
     fn clone(&self) -> Self {
-        if let Some(count) = self.count() {
-            // At a billion clones a second it takes 580 years to overflow.
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        // At a billion clones a second it takes 580 years to overflow. After `fork` it counts nothing.
+        self.count().fetch_add(1, Ordering::Relaxed);
         // SAFETY: counted by the first of this process, and dropped by the last.
         let conf = unsafe { self.conf.0.uncounted() };
-        Self { value: self.value, conf: ManuallyDrop::new(ShmemConf(conf)) }
+        Self { value: self.value, count: self.count, conf: ManuallyDrop::new(ShmemConf(conf)) }
     }
 }
 

@@ -3,7 +3,7 @@
 //! An object is allocated, leaked and claimed, shared and found by a name, dropped and swept by processes that may be
 //! killed between any two accesses to shared memory. Here every interleaving is explored of up to three processes, of
 //! which one may have two threads, with kills and restarts. The state words are the real ones: this test compiles
-//! `src/object.rs`. The rest is written down once more in `protocol.rs`, `heap.rs` and `directory.rs`, one action for each access to a word
+//! `src/object/mod.rs`. The rest is written down once more in `protocol.rs`, `heap.rs` and `directory.rs`, one action for each access to a word
 //! that somebody else may see.
 //!
 //! There are two blocks. Objects come to lie in the first, one after the other, so that whatever is done too late is
@@ -60,7 +60,7 @@ mod heap;
 #[path = "../src/membership.rs"]
 mod membership;
 #[allow(dead_code)]
-#[path = "../src/object.rs"]
+#[path = "../src/object/mod.rs"]
 mod object;
 #[path = "object_model/properties.rs"]
 mod properties;
@@ -71,7 +71,7 @@ mod protocol;
 #[path = "object_model/world.rs"]
 mod world;
 
-/// What `src/object.rs` needs of `src/shareable`: a type's tag as three words.
+/// What `src/object/mod.rs` needs of `src/shareable`: a type's tag as three words.
 mod shareable {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct TypeTag([u64; 3]);

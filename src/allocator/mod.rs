@@ -8,7 +8,7 @@
 //!
 //! | | for | frees | lock |
 //! |---|---|---|---|
-//! | [`Tlsf`] | everything; the default | at once, in constant time, joining neighbours | one, robust |
+//! | [`Tlsf`] | everything; the default | at once, in constant time; small ones are joined when memory is short | one, robust |
 //! | [`Slab`] | objects up to 640 bytes from several processes at once | at once | none but for large ones |
 //! | [`Bump`] | what is built once and then only read | all at once, when the segment is opened alone | none |
 //!

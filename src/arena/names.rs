@@ -6,9 +6,11 @@
 
 use super::Arena;
 use crate::allocator::RegionAllocator;
-use crate::boxed::{Place, ShmemBox};
+use crate::attachment::Attached;
+use crate::boxed::ShmemBox;
 use crate::directory::{self, Entered, Found, Key, NameBuffer, Order};
 use crate::error::{DirectoryError, HeapError};
+use crate::heap::Heap;
 use crate::object::{MIN_BLOCK_LEN, ObjectTag};
 use crate::shareable::{Shareable, TypeTag};
 use crate::shared::{self, ShmemArc};
@@ -66,7 +68,7 @@ impl<A: RegionAllocator> Arena<A> {
             return Err(DirectoryError::Foreign);
         }
         let key = Key::new(name, attached.header.segment_id())?;
-        let publish = || self.enter(|entered| entered.publish(&key, place.block, pinned));
+        let publish = || self.enter(|_, entered| entered.publish(&key, place.block, pinned));
         match publish() {
             Err(DirectoryError::Alloc(_)) => {
                 self.wait_for_the_dead();
@@ -91,9 +93,9 @@ impl<A: RegionAllocator> Arena<A> {
     pub fn unpublish<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
         let key = self.key(name)?;
         // The object is held until the lock is given back, so that no destructor runs under it.
-        let (object, result) = self.enter(|entered| {
+        let (object, result) = self.enter(|place, entered| {
             let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
-            Ok((self.hold(&found)?, entered.unpublish(&found)))
+            Ok((self.hold(place, &found)?, entered.unpublish(&found)))
         })?;
         result.map(|()| object)
     }
@@ -125,7 +127,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// ```
     pub fn find<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
         let key = self.key(name)?;
-        self.enter(|entered| self.hold(&entered.find(&key)?.ok_or(DirectoryError::NotFound)?))
+        self.enter(|place, entered| self.hold(place, &entered.find(&key)?.ok_or(DirectoryError::NotFound)?))
     }
 
     /// Finds an object by its name, or makes and publishes one. Of several that try at once one makes it; what the
@@ -221,7 +223,7 @@ impl<A: RegionAllocator> Arena<A> {
     }
 
     /// A name, to be looked up.
-    fn key(&self, name: &str) -> Result<Key, DirectoryError> {
+    fn key<'n>(&self, name: &'n str) -> Result<Key<'n>, DirectoryError> {
         let attached = self.conf.0.get().ok_or(DirectoryError::Forked)?;
         Key::new(name, attached.header.segment_id())
     }
@@ -230,11 +232,11 @@ impl<A: RegionAllocator> Arena<A> {
     /// back afterwards.
     fn enter<R>(
         &self,
-        work: impl FnOnce(&Entered<'_, A>) -> Result<R, DirectoryError>,
+        work: impl FnOnce((&Attached, &Heap<'_>), &Entered<'_, A>) -> Result<R, DirectoryError>,
     ) -> Result<R, DirectoryError> {
         let (attached, heap) = self.parts()?;
         let result = match super::directory::<A>(attached, &heap).enter() {
-            Ok(entered) => work(&entered),
+            Ok(entered) => work((attached, &heap), &entered),
             Err(error) => Err(error.into()),
         };
         self.after(attached)?;
@@ -242,15 +244,17 @@ impl<A: RegionAllocator> Arena<A> {
     }
 
     /// A reference to the object of a name, of the right type. The caller holds the directory's lock.
-    fn hold<T: Object + Sync + ?Sized>(&self, found: &Found) -> Result<ShmemArc<T>, DirectoryError> {
-        let (attached, heap) = self.parts()?;
+    fn hold<T: Object + Sync + ?Sized>(
+        &self,
+        (attached, heap): (&Attached, &Heap<'_>),
+        found: &Found,
+    ) -> Result<ShmemArc<T>, DirectoryError> {
         let damaged = HeapError::Damaged { at: found.object };
         let block = heap.block(found.object)?;
         let len = block.extent.object_len().ok_or(damaged)?;
         typed::check::<T>(block.tag, len).map_err(DirectoryError::Mismatch)?;
         let start = attached.region.object(block.payload(), len, typed::align::<T>())?;
-        let place = Place { attached, heap, block: found.object };
-        let is_first = shared::hold(&place)?.map_err(|_| damaged)?;
+        let is_first = shared::hold(attached, heap, found.object)?.map_err(|_| damaged)?;
         // SAFETY: held just now; by tag and length it holds a `T`.
         let value = unsafe { T::pointer(start, len) };
         // SAFETY: as above, by this attachment, and `hold` has said whether it is the first.
@@ -330,7 +334,7 @@ impl fmt::Debug for NameEntry {
 impl<A: RegionAllocator> Names<'_, A> {
     fn entry(&mut self) -> Result<Option<NameEntry>, DirectoryError> {
         let (attached, heap) = self.arena.parts()?;
-        self.arena.enter(|entered| {
+        self.arena.enter(|_, entered| {
             let Some((found, order)) = entered.next(self.after)? else {
                 // Without a header there are no names either.
                 return if attached.is_listed() {

@@ -197,13 +197,13 @@ impl<A: RegionAllocator> Entered<'_, A> {
             return Err(DirectoryError::Damaged { at: object });
         }
         let table = self.table_with_room()?;
-        let entry = self.allocate(24_u64.saturating_add(key.len as u64), ENTRY_TAG)?;
+        let entry = self.allocate(24_u64.saturating_add(key.len()), ENTRY_TAG)?;
         heap.store(entry.wrapping_add(ENTRY_HASH), key.hash)?;
         heap.store(entry.wrapping_add(ENTRY_OBJECT), object)?;
-        heap.store(entry.wrapping_add(ENTRY_LEN), key.len as u64)?;
+        heap.store(entry.wrapping_add(ENTRY_LEN), key.len())?;
         let mut at = entry.wrapping_add(ENTRY_NAME);
         for word in key.name_words() {
-            heap.store(at, *word)?;
+            heap.store(at, word)?;
             at = at.wrapping_add(8);
         }
         self.intend(object, [entry, 0]);

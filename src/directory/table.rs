@@ -43,16 +43,16 @@ pub(super) const ENTRY_NAME: u64 = BLOCK_HEADER_LEN + 24;
 pub(super) trait Read: Fn(u64) -> Result<u64, HeapError> {}
 impl<F: Fn(u64) -> Result<u64, HeapError>> Read for F {}
 
-/// A name as it is looked up: hashed, and in words.
-pub(crate) struct Key {
+/// A name as it is looked up: hashed.
+#[derive(Clone, Copy)]
+pub(crate) struct Key<'n> {
     pub(super) hash: u64,
-    pub(super) len: usize,
-    words: [u64; NAME_WORDS],
+    name: &'n str,
 }
 
-impl Key {
+impl<'n> Key<'n> {
     /// Of a name, in the segment `id`, which keeps others from choosing names that collide.
-    pub(crate) fn new(name: &str, id: SegmentId) -> Result<Self, DirectoryError> {
+    pub(crate) fn new(name: &'n str, id: SegmentId) -> Result<Self, DirectoryError> {
         let len = name.len();
         if len == 0 {
             return Err(DirectoryError::Empty);
@@ -60,15 +60,13 @@ impl Key {
         if len > MAX_NAME {
             return Err(DirectoryError::TooLong { len });
         }
-        let mut words = [0; NAME_WORDS];
-        let mut hash = fold(id.low_bits() ^ len as u64);
-        for (word, chunk) in words.iter_mut().zip(name.as_bytes().chunks(8)) {
-            let mut bytes = [0; 8];
-            bytes.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-            *word = u64::from_le_bytes(bytes);
-            hash = fold(hash ^ *word);
-        }
-        Ok(Self { hash, len, words })
+        let hash = words_of(name).fold(fold(id.low_bits() ^ len as u64), |hash, word| fold(hash ^ word));
+        Ok(Self { hash, name })
+    }
+
+    /// Length of the name, in bytes.
+    pub(super) const fn len(&self) -> u64 {
+        self.name.len() as u64
     }
 
     /// Size of the entry of a name, in bytes.
@@ -77,9 +75,20 @@ impl Key {
     }
 
     /// The name, eight bytes a word, filled up with zeros.
-    pub(super) fn name_words(&self) -> &[u64] {
-        self.words.get(..self.len.div_ceil(8)).unwrap_or_default()
+    #[inline]
+    pub(super) fn name_words(&self) -> impl Iterator<Item = u64> + 'n {
+        words_of(self.name)
     }
+}
+
+/// The bytes of a string, eight a word, filled up with zeros.
+#[inline]
+fn words_of(string: &str) -> impl Iterator<Item = u64> + '_ {
+    let whole = string.as_bytes().chunks_exact(8);
+    let rest = whole.remainder();
+    let last = rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let whole = whole.filter_map(|bytes| bytes.first_chunk().copied()).map(u64::from_le_bytes);
+    whole.chain((!rest.is_empty()).then_some(last))
 }
 
 /// Mixes all bits of a word into all others: the two halves of its product with a large odd number.
@@ -323,13 +332,13 @@ impl Table {
 /// Whether the entry at `offset` is that of a name.
 fn has_name(read: &impl Read, offset: u64, key: &Key) -> Result<bool, HeapError> {
     let same = read(offset.wrapping_add(ENTRY_HASH))? == key.hash
-        && read(offset.wrapping_add(ENTRY_LEN))? == key.len as u64;
+        && read(offset.wrapping_add(ENTRY_LEN))? == key.len();
     if !same {
         return Ok(false);
     }
     let mut at = offset.wrapping_add(ENTRY_NAME);
     for word in key.name_words() {
-        if read(at)? != *word {
+        if read(at)? != word {
             return Ok(false);
         }
         at = at.wrapping_add(8);

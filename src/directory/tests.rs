@@ -122,7 +122,7 @@ impl World {
     }
 }
 
-fn key(name: &str) -> Key {
+fn key(name: &str) -> Key<'_> {
     Key::new(name, SegmentId::NIL).unwrap()
 }
 

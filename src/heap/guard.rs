@@ -2,17 +2,16 @@
 
 use super::Heap;
 use crate::error::HeapError;
-use crate::lock::Acquired;
+use crate::lock::{Acquired, spin};
 use crate::object::{Event, MIN_BLOCK_LEN, Next};
 #[cfg(planted)]
 use crate::planted::{LATE, Mistake, is_planted};
-use core::hint::spin_loop;
 use core::sync::atomic::Ordering;
 #[cfg(test)]
 extern crate std;
 
 /// Looks at a lock that somebody holds before a block is rather left to that one.
-const SPINS: u32 = 64;
+const SPINS: u32 = 8;
 /// Failed attempts to take the stack of condemned blocks after which something other than 56 processes is at work.
 const CONTENTION_LIMIT: u32 = 1 << 20;
 
@@ -29,13 +28,23 @@ impl<'a> Heap<'a> {
         &'h self,
         recover: impl FnOnce(&HeapGuard<'h, 'a>) -> Result<(), HeapError>,
     ) -> Result<HeapGuard<'h, 'a>, HeapError> {
-        let acquired = self.take(&self.control.lock)?;
-        let mut guard = HeapGuard { heap: self, is_sound: acquired == Acquired::Clean };
-        if !guard.is_sound {
-            recover(&guard)?;
-            guard.is_sound = true;
-            self.count_takeover();
+        match self.take(&self.control.lock)? {
+            Acquired::Clean => Ok(HeapGuard { heap: self, is_sound: true }),
+            Acquired::OwnerDied => self.put_right(recover),
         }
+    }
+
+    /// After taking the lock over from one that died.
+    #[cold]
+    #[inline(never)]
+    fn put_right<'h>(
+        &'h self,
+        recover: impl FnOnce(&HeapGuard<'h, 'a>) -> Result<(), HeapError>,
+    ) -> Result<HeapGuard<'h, 'a>, HeapError> {
+        let mut guard = HeapGuard { heap: self, is_sound: false };
+        recover(&guard)?;
+        guard.is_sound = true;
+        self.count_takeover();
         Ok(guard)
     }
 
@@ -43,13 +52,16 @@ impl<'a> Heap<'a> {
     #[inline]
     #[must_use]
     pub fn try_lock<'h>(&'h self) -> Option<HeapGuard<'h, 'a>> {
-        for _ in 0..SPINS {
-            if self.control.lock.try_lock(self.me) {
-                return Some(HeapGuard { heap: self, is_sound: true });
-            }
-            spin_loop();
-        }
-        None
+        let is_taken = self.control.lock.try_lock(self.me) || self.try_again();
+        // A guard that is made is dropped, which gives the lock back: so only if it is ours.
+        if is_taken { Some(HeapGuard { heap: self, is_sound: true }) } else { None }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_again(&self) -> bool {
+        let lock = &self.control.lock;
+        spin(SPINS, || lock.is_free() && lock.try_lock(self.me))
     }
 }
 

@@ -17,9 +17,11 @@
 
 mod guard;
 mod plain;
+mod word;
 
 pub use guard::HeapGuard;
 pub use plain::PlainHeap;
+pub use word::{Word, Words};
 
 use crate::error::HeapError;
 use crate::lock::{Acquired, Holder, LockError, RawLock, Roll};
@@ -29,7 +31,7 @@ use crate::object::{
     TAG_OFFSET,
 };
 #[cfg(planted)]
-use crate::planted::{LATE, Mistake, is_planted, unchecked};
+use crate::planted::{LATE, Mistake, is_planted};
 use core::fmt;
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
@@ -81,6 +83,7 @@ impl HeapControl {
 }
 
 /// A store that stays between what is written before and after it.
+#[inline(always)]
 pub(crate) fn commit(word: &AtomicU64, value: u64) {
     #[cfg(planted)]
     if is_planted(Mistake::CommitWithoutFence) {
@@ -111,6 +114,7 @@ pub struct Heap<'a> {
 }
 
 impl<'a> Heap<'a> {
+    #[inline]
     pub(crate) const fn new(
         words: &'a [AtomicU64],
         control: &'a HeapControl,
@@ -164,9 +168,11 @@ impl<'a> Heap<'a> {
     }
 
     /// Length that the heap may grow to, in bytes. It never changes.
+    #[inline]
     #[must_use]
     pub const fn capacity(&self) -> u64 {
-        (self.words.len() as u64).saturating_mul(WORD)
+        // Does not wrap: no slice is longer than half of the address space.
+        (self.words.len() as u64).wrapping_mul(WORD)
     }
 
     /// Checks that the heap may grow to `len` bytes.
@@ -180,88 +186,17 @@ impl<'a> Heap<'a> {
 
     /// Memory of this process alone, zero at first, [`PRIVATE_WORDS`](crate::RegionAllocator::PRIVATE_WORDS)
     /// long: for stocks that are lost without harm when the process dies.
+    #[inline]
     #[must_use]
     pub const fn private(&self) -> &'a [AtomicU64] {
         self.stock
     }
 
     /// The number of the attachment that this is done for: 0 to 55.
+    #[inline]
     #[must_use]
     pub fn slot(&self) -> u64 {
         self.me.slot().map_or(0, |slot| slot.index() as u64)
-    }
-
-    /// The word at `offset`, a multiple of 8.
-    ///
-    /// # Errors
-    /// [`HeapError::Damaged`] if there is none: whatever the offset was computed from is not as it must be.
-    #[inline]
-    pub fn word(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
-        // Whoever has the word itself may do anything with it, so nothing is put off beyond this.
-        #[cfg(planted)]
-        LATE.catch_up(|word, value| word.store(value, Ordering::Relaxed));
-        self.place(offset)
-    }
-
-    #[inline(always)]
-    fn place(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
-        self.step();
-        let word = usize::try_from(offset / WORD).ok().and_then(|index| self.words.get(index));
-        #[cfg(planted)]
-        let word = word.or_else(|| unchecked(self.words, (offset / WORD) as usize));
-        match word {
-            Some(word) if offset % WORD == 0 => Ok(word),
-            _ => Err(HeapError::Damaged { at: offset }),
-        }
-    }
-
-    /// What the word at `offset` is now.
-    ///
-    /// # Errors
-    /// As [`word`](Self::word).
-    #[inline]
-    pub fn load(&self, offset: u64) -> Result<u64, HeapError> {
-        let word = self.place(offset)?;
-        #[cfg(planted)]
-        if let Some(value) = LATE.value(word) {
-            return Ok(value);
-        }
-        Ok(word.load(Ordering::Acquire))
-    }
-
-    #[inline(always)]
-    fn load_relaxed(&self, offset: u64) -> Result<u64, HeapError> {
-        let word = self.place(offset)?;
-        #[cfg(planted)]
-        if let Some(value) = LATE.value(word) {
-            return Ok(value);
-        }
-        Ok(word.load(Ordering::Relaxed))
-    }
-
-    /// Changes the word at `offset`, on which nothing depends yet.
-    ///
-    /// # Errors
-    /// As [`word`](Self::word).
-    #[inline]
-    pub fn store(&self, offset: u64, value: u64) -> Result<(), HeapError> {
-        let word = self.place(offset)?;
-        #[cfg(planted)]
-        if LATE.put_off(word, value) {
-            return Ok(());
-        }
-        word.store(value, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Changes the word at `offset` after all that was written before, and before all that will be.
-    ///
-    /// # Errors
-    /// As [`word`](Self::word).
-    #[inline]
-    pub fn commit(&self, offset: u64, value: u64) -> Result<(), HeapError> {
-        commit(self.place(offset)?, value);
-        Ok(())
     }
 
     /// The block whose header is at `offset`, as it is now.
@@ -270,11 +205,12 @@ impl<'a> Heap<'a> {
     /// [`HeapError::Damaged`] if no block can begin there, or its words are none that a block can have.
     #[inline]
     pub fn block(&self, offset: u64) -> Result<Block, HeapError> {
+        let header = self.words::<3>(offset)?;
         let block = Block {
             offset,
-            state: BlockState::from_bits(self.load(offset)?),
-            tag: self.load_relaxed(offset.wrapping_add(TAG_OFFSET))?,
-            extent: Extent::from_bits(self.load_relaxed(offset.wrapping_add(EXTENT_OFFSET))?),
+            state: BlockState::from_bits(header.get::<0>().load()),
+            tag: header.get::<1>().load_relaxed(),
+            extent: Extent::from_bits(header.get::<2>().load_relaxed()),
         };
         let is_block = offset % GRANULE == WORD && block.extent.len() >= MIN_BLOCK_LEN;
         #[cfg(planted)]
@@ -308,8 +244,9 @@ impl<'a> Heap<'a> {
     /// As [`word`](Self::word).
     #[inline]
     pub fn hand_out(&self, offset: u64, request: &Request) -> Result<(), HeapError> {
-        self.store(offset.wrapping_add(TAG_OFFSET), request.tag)?;
-        self.commit_state(offset, request.state)
+        let header = self.words::<2>(offset)?;
+        request.hand_out(header.get::<0>(), header.get::<1>());
+        Ok(())
     }
 
     /// The attachment that this is done for.
@@ -318,13 +255,21 @@ impl<'a> Heap<'a> {
     }
 
     /// The slot of that attachment.
+    #[inline]
     pub(crate) fn own_slot(&self) -> Result<Slot, HeapError> {
         self.me.slot().ok_or(HeapError::Damaged { at: 0 })
     }
 
     /// Takes a lock of the segment, the heap's or another one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self, lock: &RawLock) -> Result<Acquired, HeapError> {
+        // Nearly always.
+        if lock.try_lock(self.me) { Ok(Acquired::Clean) } else { self.wait_for(lock) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for(&self, lock: &RawLock) -> Result<Acquired, HeapError> {
         lock.lock(self.me, self.roll, self.patience).map_err(|error| match error {
             LockError::Busy => HeapError::Busy,
             LockError::NotRecoverable => HeapError::NotRecoverable,
@@ -342,6 +287,7 @@ impl<'a> Heap<'a> {
     /// Changes the state of the block at `offset` by an event; gives the state before and after.
     ///
     /// The second is `None` if the block is to be freed, and the word is then as it was.
+    #[inline]
     pub(crate) fn change(
         &self,
         offset: u64,
@@ -380,6 +326,7 @@ impl<'a> Heap<'a> {
 
     /// Frees the block at `offset`, which is the caller's: now, or, if the allocator's lock is taken, by leaving it
     /// to the next holder.
+    #[inline]
     pub(crate) fn free_or_defer(
         &self,
         offset: u64,
@@ -465,12 +412,34 @@ pub struct Request {
     align: u64,
     tag: u64,
     state: BlockState,
+    /// 0: no block is so large.
+    block_len: u64,
 }
 
 impl Request {
     /// An object of `len` bytes aligned to `align`, a power of two up to 4096; the type is given by its tag.
+    #[inline(always)]
     pub(crate) const fn new(len: u64, align: u64, tag: u64, slot: Slot) -> Self {
-        Self { len, align, tag, state: BlockState::exclusive(slot) }
+        // Here, where the length is mostly known to the compiler.
+        let block_len = match len.checked_add(BLOCK_HEADER_LEN) {
+            Some(len) if len <= Extent::MAX_LEN => len.next_multiple_of(GRANULE),
+            _ => 0,
+        };
+        let block_len = if block_len != 0 && block_len < MIN_BLOCK_LEN { MIN_BLOCK_LEN } else { block_len };
+        Self { len, align, tag, state: BlockState::exclusive(slot), block_len }
+    }
+
+    /// The state of the block: that of one the requester alone has.
+    #[inline(always)]
+    pub(crate) const fn state(&self) -> BlockState {
+        self.state
+    }
+
+    /// Makes the block with these words one in use, as it is wanted.
+    #[inline(always)]
+    pub(crate) fn hand_out(&self, state: Word<'_, '_>, tag: Word<'_, '_>) {
+        tag.store(self.tag);
+        state.commit(self.state.bits());
     }
 
     /// Size of the object, in bytes; may be 0.
@@ -486,22 +455,22 @@ impl Request {
     }
 
     /// Alignment of the object, in bytes: a power of two, at least 16 and at most 4096.
+    #[inline]
     #[must_use]
     pub const fn align(&self) -> u64 {
         if self.align < GRANULE { GRANULE } else { self.align }
     }
 
     /// Size of the smallest block that holds the object, in bytes; `None` if no block is so large.
+    #[inline]
     #[must_use]
     pub const fn block_len(&self) -> Option<u64> {
-        let Some(len) = self.len.checked_add(BLOCK_HEADER_LEN) else { return None };
-        let Some(len) = len.checked_next_multiple_of(GRANULE) else { return None };
-        let len = if len < MIN_BLOCK_LEN { MIN_BLOCK_LEN } else { len };
-        if len > Extent::MAX_LEN { None } else { Some(len) }
+        if self.block_len == 0 { None } else { Some(self.block_len) }
     }
 
     /// The extent of a block of `block_len` bytes that holds the object; `None` if too much is left over, or
     /// it does not fit.
+    #[inline]
     #[must_use]
     pub const fn extent(&self, block_len: u64) -> Option<Extent> {
         let Some(room) = block_len.checked_sub(BLOCK_HEADER_LEN) else { return None };

@@ -160,7 +160,7 @@ pub(crate) fn create_memfd(
     let header = new_header(payload_len, &options, true)?;
     lay_out(&fd, &header)?;
     os("fcntl", shm::seal(&fd))?;
-    let (region, seat) = furnish(&fd, header.payload_len(), &vacancy)?;
+    let (region, seat) = furnish(&fd, &header, &vacancy)?;
     let attached = go_live(&header, region, None, vacancy.own(), seat, options.timeout)?;
     Ok((vacancy.occupy(attached), fd))
 }
@@ -224,9 +224,11 @@ impl Request {
             return Err(ShmemError::FileSystem);
         }
         let fd = self.open_file()?;
-        let exclusive = os("flock", shm::try_lock_exclusive(&fd))?;
-        let status = self.checked_status(&fd)?;
-        if exclusive { self.exclusive(&fd, &status, vacancy) } else { self.shared(&fd, vacancy) }
+        if os("flock", shm::try_lock_exclusive(&fd))? {
+            self.exclusive(&fd, &self.checked_status(&fd)?, vacancy)
+        } else {
+            self.shared(&fd, vacancy)
+        }
     }
 
     fn open_file(&self) -> Result<OwnedFd, ShmemError> {
@@ -317,13 +319,18 @@ impl Request {
 
     /// Somebody else has the file locked.
     fn shared(&self, fd: &OwnedFd, vacancy: &Vacancy) -> Result<Attempt, ShmemError> {
-        let Some(header) = read_header_unlocked(fd)? else { return AGAIN };
+        let header = match read_header_unlocked(fd) {
+            Ok(Some(header)) => header,
+            // If it is no file of ours at all, rather say that.
+            Ok(None) => return self.checked_status(fd).and(AGAIN),
+            Err(error) => return self.checked_status(fd).and(Err(error)),
+        };
         match header.phase() {
-            _ if header.is_memfd() => return Err(ShmemError::WrongSort),
-            Some(Phase::Forming) | None => return AGAIN,
+            _ if header.is_memfd() => return self.checked_status(fd).and(Err(ShmemError::WrongSort)),
+            Some(Phase::Forming) | None => return self.checked_status(fd).and(AGAIN),
             Some(Phase::Live | Phase::Retired) => {}
         }
-        // Only now: before, the segment may not have had its length.
+        // Not before, for then the segment may not have had its length.
         let status = self.checked_status(fd)?;
         let link = self.link(&status);
         if !os("flock", shm::try_lock_shared(fd))? || !link.is_intact()? {
@@ -401,7 +408,7 @@ impl Request {
             os("fchmod", shm::set_mode(fd, self.options.mode))?;
         }
         lay_out(fd, &header)?;
-        let (region, seat) = furnish(fd, header.payload_len(), vacancy)?;
+        let (region, seat) = furnish(fd, &header, vacancy)?;
         // Before the last step, so that nothing can fail after it. Nobody else takes a shared lock meanwhile,
         // for the phase is still Forming. (For want of memory it fails before it gives the exclusive one up.)
         if !os("flock", shm::try_lock_shared(fd))? {
@@ -440,8 +447,8 @@ fn lay_out(fd: &OwnedFd, header: &Header) -> Result<(), ShmemError> {
 }
 
 /// Maps a segment that is Forming and takes slot 0.
-fn furnish(fd: &OwnedFd, payload_len: u64, vacancy: &Vacancy) -> Result<(Region, Seat), ShmemError> {
-    let region = map_region(fd, payload_len, Access::ReadWrite, vacancy)?;
+fn furnish(fd: &OwnedFd, header: &Header, vacancy: &Vacancy) -> Result<(Region, Seat), ShmemError> {
+    let region = map_region(fd, header, Access::ReadWrite, vacancy)?;
     let member = Member { header: region.header(), link: None, own: vacancy.own() };
     let (slot, inherited) = member.take_tenancy().ok_or(ShmemError::Full)?;
     let generation = region.header().next_generation(slot);
@@ -486,15 +493,16 @@ fn map(
     vacancy: &Vacancy,
 ) -> Result<Region, ShmemError> {
     header.check_len(status.len)?;
-    map_region(fd, header.payload_len(), access, vacancy)
+    map_region(fd, header, access, vacancy)
 }
 
 fn map_region(
     fd: &OwnedFd,
-    payload_len: u64,
+    header: &Header,
     access: Access,
     vacancy: &Vacancy,
 ) -> Result<Region, ShmemError> {
+    let payload_len = header.payload_len();
     // There may be too little of address space, or of what this process is allowed.
     Region::map(fd, payload_len, access, vacancy.whereabouts())
         .map_err(Failure::of("mmap"))

@@ -13,10 +13,9 @@
 //! | 56..=63 | class, counted from one; 0: no chunk is known to be here |
 
 use super::class::Class;
-use super::page::{EDGE, Pages, ROVERS};
+use super::page::{EDGE, Layout, Page, Pages, ROVERS};
 use crate::error::HeapError;
 use crate::heap::{Heap, Request};
-use crate::membership::Slot;
 use crate::object::{BlockState, EXTENT_OFFSET, Extent};
 use core::sync::atomic::Ordering;
 
@@ -70,7 +69,7 @@ impl<'h, 'a> Chunk<'h, 'a> {
     pub(super) fn cell_at(self, offset: u64) -> Result<u64, HeapError> {
         let layout = self.pages.layout;
         let into = offset.wrapping_sub(self.start());
-        match into.checked_sub(layout.first_cell()).and_then(|distance| self.class.cell_at(distance)) {
+        match into.checked_sub(layout.first_cell).and_then(|distance| self.class.cell_at(distance)) {
             Some(cell) if into.saturating_add(self.class.len()) <= layout.chunk_len() => Ok(cell),
             _ => Err(HeapError::Damaged { at: offset }),
         }
@@ -90,13 +89,13 @@ impl<'h, 'a> Chunk<'h, 'a> {
     #[inline]
     pub(super) fn offset(self, cell: u64) -> u64 {
         let distance = cell.wrapping_mul(self.class.len());
-        self.start().wrapping_add(self.pages.layout.first_cell()).wrapping_add(distance)
+        self.start().wrapping_add(self.pages.layout.first_cell).wrapping_add(distance)
     }
 
     /// How many cells it has.
     pub(super) fn cells(self) -> u64 {
         let layout = self.pages.layout;
-        let room = layout.chunk_len().saturating_sub(layout.first_cell());
+        let room = layout.chunk_len().saturating_sub(layout.first_cell);
         room.checked_div(self.class.len()).unwrap_or(0)
     }
 
@@ -236,6 +235,20 @@ fn class_of_summary(summary: u64) -> Option<Class> {
     Class::new((summary >> CLASS_SHIFT).checked_sub(1)?)
 }
 
+/// The class of the cell at `offset`; `None` if that is no cell, or only the slow way can tell.
+#[inline]
+pub(super) fn class_of_cell(heap: &Heap<'_>, offset: u64) -> Option<Class> {
+    let layout = Layout::of(heap);
+    let place = layout.places_in(offset);
+    if offset >= heap.capacity() {
+        return None;
+    }
+    let class = Page::class(heap.load(layout.page_word(layout.page_of_place(place))).ok()?)?;
+    let into = offset & layout.chunk_len().wrapping_sub(1);
+    let is_cell = class.cell_at(into.wrapping_sub(layout.first_cell)).is_some();
+    if is_cell && into.wrapping_add(class.len()) <= layout.chunk_len() { Some(class) } else { None }
+}
+
 /// Makes the cell at `offset` the requester's, if it is free.
 ///
 /// The compare-and-swap decides; whoever is killed after it has the cell. What the object leaves over and its tag
@@ -248,15 +261,15 @@ pub(super) fn take(
     extent: Extent,
     request: &Request,
 ) -> Result<bool, HeapError> {
-    let Some(slot) = Slot::new(heap.slot()) else { return Ok(false) };
     let state = heap.word(offset)?;
-    let (free, mine) = (BlockState::FREE.bits(), BlockState::exclusive(slot).bits());
     // SYNC: Acquire; pairs with the commit of FREE, after which the former user touches the cell no more.
+    let (free, mine) = (BlockState::FREE.bits(), request.state().bits());
     if state.compare_exchange(free, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
         return Ok(false);
     }
-    heap.store(offset.wrapping_add(EXTENT_OFFSET), extent.bits())?;
-    heap.hand_out(offset, request)?;
+    let header = heap.words::<3>(offset)?;
+    header.get::<2>().store(extent.bits());
+    request.hand_out(header.get::<0>(), header.get::<1>());
     Ok(true)
 }
 

@@ -57,6 +57,7 @@ pub(super) struct Class(
 
 impl Class {
     /// Class number `index`, if there is one.
+    #[inline]
     pub(super) const fn new(index: u64) -> Option<Self> {
         if index < CLASSES as u64 { Some(Self(index as u8)) } else { None }
     }
@@ -66,6 +67,7 @@ impl Class {
         (0..CLASSES as u8).map(Self)
     }
 
+    #[inline]
     pub(super) const fn index(self) -> usize {
         self.0 as usize
     }

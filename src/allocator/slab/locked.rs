@@ -19,7 +19,6 @@ use super::class::Class;
 use super::page::{CHUNK_HINT, EDGE, HIGH_WATER, PAGE_HINT, Page, Pages, Span, TAKEN};
 use crate::error::HeapError;
 use crate::heap::{Block, Heap, HeapGuard, Request};
-use crate::membership::Slot;
 use crate::object::BlockState;
 
 /// The pages of a heap whose lock is held.
@@ -100,10 +99,11 @@ impl<'h, 'a> Locked<'h, 'a> {
 pub(super) fn in_use(heap: &Heap<'_>, offset: u64) -> Result<BlockState, HeapError> {
     let state = BlockState::from_bits(heap.load(offset)?);
     // Nearly always.
-    if Slot::new(heap.slot()).is_some_and(|slot| state == BlockState::exclusive(slot)) {
-        return Ok(state);
+    if state.is_exclusive() || !state.is_free() && state.is_valid() {
+        Ok(state)
+    } else {
+        Err(HeapError::Damaged { at: offset })
     }
-    if state.is_free() || !state.is_valid() { Err(HeapError::Damaged { at: offset }) } else { Ok(state) }
 }
 
 /// The block of a run, which must lie within its pages.

@@ -12,8 +12,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 const ROOM: usize = 64;
 /// Words of a magazine: its gate, and the cells; with what is missing to whole cache lines.
 const WORDS: usize = 72;
-/// Words of all magazines.
-pub(super) const PRIVATE_WORDS: usize = WORDS * CLASSES;
+/// Words before the first magazine: what the process knows of the layout.
+const LAYOUT_WORDS: usize = 8;
+/// Words that a process has for itself.
+pub(super) const PRIVATE_WORDS: usize = LAYOUT_WORDS + WORDS * CLASSES;
 /// In the gate: a thread is in. Otherwise, how many cells there are.
 const CLOSED: u64 = u64::MAX;
 
@@ -21,7 +23,7 @@ const CLOSED: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Magazine<'a> {
     gate: &'a AtomicU64,
-    cells: &'a [AtomicU64],
+    cells: &'a [AtomicU64; ROOM],
     count: usize,
 }
 
@@ -29,16 +31,16 @@ impl<'a> Magazine<'a> {
     /// `None` if another thread is in, or the process has no private memory.
     #[inline]
     pub(super) fn open(heap: &Heap<'a>, class: Class) -> Option<Self> {
-        let start = class.index().wrapping_mul(WORDS);
-        let words = heap.private().get(start..start.wrapping_add(WORDS))?;
+        let start = class.index().wrapping_mul(WORDS).wrapping_add(LAYOUT_WORDS);
+        let words = heap.private().get(start..start.wrapping_add(1 + ROOM))?;
         let (gate, cells) = words.split_first()?;
-        let cells = cells.get(..ROOM)?;
+        let cells = cells.first_chunk()?;
         // SYNC: pairs with the Release in `drop`.
         let count = gate.swap(CLOSED, Ordering::Acquire);
         if count == CLOSED {
             return None;
         }
-        Some(Self { gate, cells, count: usize::try_from(count).unwrap_or(0).min(ROOM) })
+        Some(Self { gate, cells, count: (count as usize).min(ROOM) })
     }
 
     /// The cell that came last.
@@ -49,16 +51,18 @@ impl<'a> Magazine<'a> {
         Some(self.cells.get(last)?.load(Ordering::Relaxed))
     }
 
-    /// Puts a cell in; gives whether there was room.
+    /// Whether another cell can be put in.
     #[inline]
-    pub(super) fn push(&mut self, cell: u64) -> bool {
-        match self.cells.get(self.count) {
-            Some(place) => {
-                place.store(cell, Ordering::Relaxed);
-                self.count = self.count.wrapping_add(1);
-                true
-            }
-            None => false,
+    pub(super) fn has_room(&self) -> bool {
+        self.count < ROOM
+    }
+
+    /// Puts a cell in, if there is room.
+    #[inline]
+    pub(super) fn push(&mut self, cell: u64) {
+        if let Some(place) = self.cells.get(self.count) {
+            place.store(cell, Ordering::Relaxed);
+            self.count = self.count.wrapping_add(1);
         }
     }
 

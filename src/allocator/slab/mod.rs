@@ -125,42 +125,33 @@ unsafe impl RegionAllocator for Slab {
 
     #[inline]
     fn allocate(heap: &Heap<'_>, request: &Request) -> Result<u64, HeapError> {
-        if let Some((class, extent)) = Class::fit(request) {
-            let mut magazine = Magazine::open(heap, class);
-            while let Some(cell) = magazine.as_mut().and_then(Magazine::pop) {
-                if chunk::take(heap, cell, extent, request)? {
-                    return Ok(cell);
+        let fit = Class::fit(request);
+        if let Some((class, extent)) = fit {
+            if let Some(mut magazine) = Magazine::open(heap, class) {
+                while let Some(cell) = magazine.pop() {
+                    if chunk::take(heap, cell, extent, request)? {
+                        return Ok(cell);
+                    }
                 }
             }
-            if let Some(cell) = refill(heap, request, class, extent, magazine)? {
-                return Ok(cell);
-            }
         }
-        // Ends the lock before anything else may take it.
-        let run = Locked::lock(heap)?.allocate_run(request);
-        match run {
-            Err(HeapError::OutOfMemory) => take_longer(heap, request)?.ok_or(HeapError::OutOfMemory),
-            result => result,
-        }
+        allocate_elsewhere(heap, request, fit)
     }
 
     #[inline]
     fn free(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
-        let pages = Pages::new(heap);
-        let Some((chunk, cell)) = Chunk::containing(pages, offset)? else {
-            return Locked::try_lock(heap).ok_or(HeapError::Busy)?.free_run(offset);
-        };
-        // Before the cell is written: the processor waits for what it has written when the gate is shut.
-        let magazine = Magazine::open(heap, chunk.class);
-        locked::in_use(heap, offset)?;
-        heap.commit_state(offset, BlockState::FREE)?;
-        let Some(mut magazine) = magazine else { return chunk.give(cell / 64, 1 << (cell % 64)) };
-        if magazine.push(offset) {
-            return Ok(());
+        if let Some(class) = chunk::class_of_cell(heap, offset) {
+            // Before the cell is written: the processor waits for what it has written when the gate is shut.
+            if let Some(mut magazine) = Magazine::open(heap, class) {
+                let state = heap.words::<1>(offset)?.get::<0>();
+                if magazine.has_room() && BlockState::from_bits(state.load()).is_exclusive() {
+                    state.commit(BlockState::FREE.bits());
+                    magazine.push(offset);
+                    return Ok(());
+                }
+            }
         }
-        give_half(pages, chunk.class, &mut magazine)?;
-        magazine.push(offset);
-        Ok(())
+        free_elsewhere(heap, offset)
     }
 
     fn walk(heap: &Heap<'_>, visit: &mut Visit<'_>) -> Result<(), HeapError> {
@@ -296,6 +287,27 @@ unsafe impl RegionAllocator for Slab {
     }
 }
 
+/// Allocates what is not in the magazine.
+#[cold]
+#[inline(never)]
+fn allocate_elsewhere(
+    heap: &Heap<'_>,
+    request: &Request,
+    fit: Option<(Class, Extent)>,
+) -> Result<u64, HeapError> {
+    if let Some((class, extent)) = fit {
+        if let Some(cell) = refill(heap, request, class, extent, Magazine::open(heap, class))? {
+            return Ok(cell);
+        }
+    }
+    // Ends the lock before anything else may take it.
+    let run = Locked::lock(heap)?.allocate_run(request);
+    match run {
+        Err(HeapError::OutOfMemory) => take_longer(heap, request)?.ok_or(HeapError::OutOfMemory),
+        result => result,
+    }
+}
+
 /// Takes a cell that is in no magazine of this process, and fills the magazine with what lies beside it.
 #[cold]
 #[inline(never)]
@@ -328,8 +340,14 @@ fn refill(
         match &mut magazine {
             // The first of them shall be popped first.
             Some(magazine) => {
-                for bit in (0..64_u64).rev().filter(|bit| left >> bit & 1 != 0) {
+                while left != 0 && magazine.has_room() {
+                    let bit = u64::from(left.ilog2());
                     magazine.push(chunk.offset(word.wrapping_mul(64).wrapping_add(bit)));
+                    left &= !(1 << bit);
+                }
+                // If another thread has filled it meanwhile.
+                if left != 0 {
+                    chunk.give(word, left)?;
                 }
             }
             None if left != 0 => chunk.give(word, left)?,
@@ -356,13 +374,24 @@ fn take_longer(heap: &Heap<'_>, request: &Request) -> Result<Option<u64>, HeapEr
     Ok(None)
 }
 
-/// Lets the bitmaps have half of a full magazine.
+/// Frees what cannot go into the magazine as it is.
 #[cold]
 #[inline(never)]
-fn give_half(pages: Pages<'_, '_>, class: Class, magazine: &mut Magazine<'_>) -> Result<(), HeapError> {
-    for cell in magazine.take_half() {
-        give_cell(pages, class, cell)?;
+fn free_elsewhere(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
+    let pages = Pages::new(heap);
+    let Some((chunk, cell)) = Chunk::containing(pages, offset)? else {
+        return Locked::try_lock(heap).ok_or(HeapError::Busy)?.free_run(offset);
+    };
+    let magazine = Magazine::open(heap, chunk.class);
+    locked::in_use(heap, offset)?;
+    heap.commit_state(offset, BlockState::FREE)?;
+    let Some(mut magazine) = magazine else { return chunk.give(cell / 64, 1 << (cell % 64)) };
+    if !magazine.has_room() {
+        for cell in magazine.take_half() {
+            give_cell(pages, chunk.class, cell)?;
+        }
     }
+    magazine.push(offset);
     Ok(())
 }
 

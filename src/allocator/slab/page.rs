@@ -34,6 +34,7 @@ use super::class::{CLASSES, Class, MAX_CELL_ALIGN};
 use crate::error::HeapError;
 use crate::heap::Heap;
 use crate::object::{BLOCK_HEADER_LEN, GRANULE};
+use core::sync::atomic::Ordering;
 
 /// Control word: pages in spans now. Under the lock.
 pub(super) const TAKEN: u64 = 0;
@@ -67,11 +68,34 @@ pub(super) struct Layout {
     pub(super) chunk_shift: u64,
     /// Binary logarithm of the length of a page, 8 to 16, and no more than that of a chunk.
     pub(super) page_shift: u64,
+    /// Where the first cell of a chunk begins, from the start of the chunk.
+    pub(super) first_cell: u64,
     capacity: u64,
 }
 
 impl Layout {
+    /// That of a heap; the process computes it once.
     #[inline]
+    pub(super) fn of(heap: &Heap<'_>) -> Self {
+        let capacity = heap.capacity();
+        let Some(word) = heap.private().first() else { return Self::new(capacity) };
+        match word.load(Ordering::Relaxed) {
+            0 => {
+                let layout = Self::new(capacity);
+                let shifts = layout.chunk_shift << 8 | layout.page_shift;
+                word.store(layout.first_cell << 16 | shifts, Ordering::Relaxed);
+                layout
+            }
+            known => Self {
+                first_cell: known >> 16,
+                chunk_shift: known >> 8 & 63,
+                page_shift: known & 63,
+                capacity,
+            },
+        }
+    }
+
+    #[cold]
     pub(super) fn new(capacity: u64) -> Self {
         let log = |value: u64| u64::from(value.checked_ilog2().unwrap_or(0));
         let chunk_shift = log(capacity / 16).clamp(MIN_CHUNK_SHIFT, MAX_CHUNK_SHIFT);
@@ -80,7 +104,10 @@ impl Layout {
             .max(MIN_PAGE_SHIFT)
             .max(log(capacity >> MANY_PAGES_SHIFT))
             .min(chunk_shift);
-        Self { chunk_shift, page_shift, capacity }
+        let bitmaps = bitmap_words(chunk_shift).wrapping_mul(8);
+        // Its object is aligned.
+        let object = bitmaps.wrapping_add(BLOCK_HEADER_LEN).next_multiple_of(MAX_CELL_ALIGN);
+        Self { chunk_shift, page_shift, first_cell: object.wrapping_sub(BLOCK_HEADER_LEN), capacity }
     }
 
     /// Pages in `len` bytes.
@@ -121,15 +148,7 @@ impl Layout {
 
     /// Words of free bitmaps at the start of a chunk: a bit for each of the shortest cells.
     pub(super) const fn bitmap_words(self) -> u64 {
-        let words = self.chunk_len() >> 11;
-        if words == 0 { 1 } else { words }
-    }
-
-    /// Where the first cell of a chunk begins.
-    #[inline]
-    pub(super) const fn first_cell(self) -> u64 {
-        let object = self.bitmap_words().wrapping_mul(8).wrapping_add(BLOCK_HEADER_LEN);
-        object.next_multiple_of(MAX_CELL_ALIGN).wrapping_sub(BLOCK_HEADER_LEN)
+        bitmap_words(self.chunk_shift)
     }
 
     /// Offset of the word of page number `page`.
@@ -147,6 +166,11 @@ impl Layout {
     pub(super) const fn own_pages(self) -> u64 {
         self.summary_word(self.places_in(self.capacity)).div_ceil(self.page_len())
     }
+}
+
+const fn bitmap_words(chunk_shift: u64) -> u64 {
+    let words = (1_u64 << chunk_shift) >> 11;
+    if words == 0 { 1 } else { words }
 }
 
 /// What the word of a page says.
@@ -188,8 +212,9 @@ impl Page {
 
     /// The class, if the page is the head of a chunk.
     #[inline]
-    pub(super) fn class(bits: u64) -> Option<Class> {
-        if bits & !(0xffff << Self::VALUE_SHIFT) == 5 { Class::new(bits >> Self::VALUE_SHIFT) } else { None }
+    pub(super) const fn class(bits: u64) -> Option<Class> {
+        // With another kind, or other bits, it is larger than all classes.
+        Class::new(bits.wrapping_sub(5).rotate_right(Self::VALUE_SHIFT))
     }
 
     fn bits(self) -> u64 {
@@ -233,7 +258,7 @@ pub(super) struct Pages<'h, 'a> {
 impl<'h, 'a> Pages<'h, 'a> {
     #[inline]
     pub(super) fn new(heap: &'h Heap<'a>) -> Self {
-        Self { heap, layout: Layout::new(heap.capacity()) }
+        Self { heap, layout: Layout::of(heap) }
     }
 
     /// How many pages there are now.
@@ -465,7 +490,7 @@ mod tests {
         let layout = |capacity: u64| {
             let layout = Layout::new(capacity);
             assert!(layout.own_pages() << layout.page_shift < capacity);
-            assert!(layout.first_cell() % 16 == 8 && layout.first_cell() >= layout.bitmap_words() * 8);
+            assert!(layout.first_cell % 16 == 8 && layout.first_cell >= layout.bitmap_words() * 8);
             (layout.chunk_len(), layout.page_len())
         };
         assert_eq!(layout(8 << 10), (1 << 10, 256));

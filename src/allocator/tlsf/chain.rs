@@ -3,8 +3,10 @@
 //! What is true of a heap: where each block begins and ends, and whether it is free. Walks go from the first block
 //! to the end mark, at least 32 bytes at a step.
 
+use super::bins::Bin;
+use super::edge::Edge;
 use super::lists::{Class, Lists};
-use super::{AFTER_FREE, END_MARK, FOOTER_LEN, HIGH_WATER, MAX_HEAP, USED, block_at, damaged, enlist};
+use super::{AFTER_FREE, BINNED, END_MARK, HIGH_WATER, MAX_HEAP, USED, damaged, enlist};
 use crate::error::HeapError;
 use crate::heap::{Block, Heap, HeapGuard, Usage};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, MIN_BLOCK_LEN};
@@ -13,7 +15,7 @@ use crate::planted::{Mistake, is_planted};
 
 /// Where the first block begins.
 pub(super) const fn first(heap: &Heap<'_>) -> u64 {
-    let end = Class::end(heap.capacity()).heads_end();
+    let end = Class::end(heap.capacity()).heads_end(heap.capacity());
     if end % GRANULE == 0 { end.wrapping_add(GRANULE / 2) } else { end }
 }
 
@@ -54,7 +56,8 @@ impl<'h, 'a> Chain<'h, 'a> {
             let is_early = end_mark(self.heap.len()).saturating_sub(at) >= MIN_BLOCK_LEN;
             return if is_early { Err(damaged(at)) } else { Ok(None) };
         }
-        let block = block_at(self.heap, at)?;
+        Edge::at(self.heap, at)?;
+        let block = self.heap.block(at)?;
         let has_object = block.state.is_free() || block.extent.object_len().is_some();
         #[cfg(planted)]
         let has_object = has_object || is_planted(Mistake::WalkOnTheSpot);
@@ -116,27 +119,35 @@ pub(super) fn mend(
 /// Makes one block of the free ones from `run` to `end`; gives what the block at `end` says of it.
 fn end_run(heap: &Heap<'_>, run: Option<u64>, end: u64) -> Result<u64, HeapError> {
     let Some(start) = run else { return Ok(0) };
-    heap.commit_extent(start, Extent::new(end.wrapping_sub(start), 0))?;
-    enlist(heap, start, end)?;
+    let (start, end) = (Edge::at(heap, start)?, Edge::at(heap, end)?);
+    start.extent().commit(Extent::new(end.offset.wrapping_sub(start.offset), 0).bits());
+    enlist(heap, &start, &end)?;
     Ok(AFTER_FREE)
 }
 
 /// Checks that everything repeats what the chain says.
 pub(super) fn check(heap: &Heap<'_>) -> Result<(), HeapError> {
-    let (mut used, mut free_blocks) = (0_u64, 0_u64);
+    let (mut used, mut listed, mut binned) = (0_u64, 0_u64, 0_u64);
     let mut own = 0;
     let mut chain = Chain::new(heap);
     while let Some(block) = chain.next_block()? {
-        if block.extent.own() != own || block.state.is_popped() {
+        if block.extent.own() & !BINNED != own || block.state.is_popped() {
             return Err(damaged(block.offset));
         }
-        if block.state.is_free() {
-            let footer = heap.load(chain.at.wrapping_sub(FOOTER_LEN))?;
+        if block.extent.own() & BINNED != 0 {
+            if !block.state.is_free() || block.extent.slack() != 0 {
+                return Err(damaged(block.offset));
+            }
+            own = 0;
+            binned = binned.wrapping_add(1);
+            used = used.wrapping_add(block.extent.len());
+        } else if block.state.is_free() {
+            let footer = Edge::at(heap, chain.at)?.footer().load_relaxed();
             if own != 0 || block.extent.slack() != 0 || footer != block.offset {
                 return Err(damaged(block.offset));
             }
             own = AFTER_FREE;
-            free_blocks = free_blocks.wrapping_add(1);
+            listed = listed.wrapping_add(1);
         } else {
             own = 0;
             used = used.wrapping_add(block.extent.len());
@@ -146,7 +157,10 @@ pub(super) fn check(heap: &Heap<'_>) -> Result<(), HeapError> {
     if heap.load(chain.at.wrapping_add(EXTENT_OFFSET))? != mark.bits() || chain.at > end_mark(heap.len()) {
         return Err(damaged(chain.at));
     }
-    if Lists(heap).check()? != free_blocks {
+    for bin in Bin::all(heap) {
+        binned = binned.wrapping_sub(bin.check()?);
+    }
+    if binned != 0 || Lists(heap).check()? != listed {
         return Err(damaged(0));
     }
     if heap.load(USED)? != used {

@@ -1,13 +1,14 @@
 //! Free lists
 //!
 //! Which list a block stands in follows from its size alone: below 32 granules each size has a list, and from there on
-//! each doubling has 16. Groups of 64 lists, with the bitmap that belongs to them, make the second level.
+//! each doubling has 16. Groups of 64 lists, each with a bitmap, make the second level.
 //! Everything here repeats what the chain of blocks says, so no store is a commit.
 
-use super::{LEAST_FIRST, MAX_HEAP, damaged, free_block_at};
+use super::edge::{Edge, link_to, links_of};
+use super::{MAX_HEAP, bins, damaged};
 use crate::error::HeapError;
-use crate::heap::{Block, Heap};
-use crate::object::{GRANULE, TAG_OFFSET};
+use crate::heap::{Heap, Word};
+use crate::object::GRANULE;
 
 /// Lists for each doubling of the size.
 const PER_DOUBLING: u64 = 16;
@@ -15,12 +16,14 @@ const PER_DOUBLING: u64 = 16;
 const GROUP_LISTS: u64 = 64;
 /// Which groups have free blocks.
 const FIRST_LEVEL: u64 = 0;
-/// Where the first group begins.
-const GROUPS: u64 = 24;
-/// Length of a bitmap.
-const BITMAP_LEN: u64 = 8;
-/// Length of a group: its bitmap, and two heads a word.
-const GROUP_LEN: u64 = BITMAP_LEN + GROUP_LISTS / 2 * 8;
+/// Groups that the largest heap has.
+const GROUPS: u64 = 8;
+/// Where the bitmaps of the groups begin.
+const BITMAPS: u64 = 24;
+/// Where they end.
+pub(super) const BITMAPS_END: u64 = BITMAPS + GROUPS * 8;
+/// No heap has its first block before this: there are two words of heads at least.
+pub(super) const LEAST_FIRST: u64 = BITMAPS_END + 16;
 
 /// A head or a link.
 pub(super) const LINK_MASK: u64 = u32::MAX as u64;
@@ -99,18 +102,21 @@ impl Class {
         1 << self.index()
     }
 
-    /// Offset of the word with the head, and how far up it is in it.
+    /// Offset of the word with the head, two of which are in a word.
     #[inline(always)]
-    const fn head(self) -> (u64, u64) {
-        let index = self.index();
-        (bitmap_at(self.group()) + BITMAP_LEN + index / 2 * 8, index % 2 * 32)
+    const fn head_at(self, capacity: u64) -> u64 {
+        bins::end(capacity) + self.0 / 2 * 8
     }
 
-    /// Where the heads of a heap end that has the lists before this one.
-    pub(super) const fn heads_end(self) -> u64 {
-        let index = self.index();
-        let last = if index == 0 { 0 } else { BITMAP_LEN + index.div_ceil(2) * 8 };
-        bitmap_at(self.group()) + last
+    /// How far up in it the head is.
+    #[inline(always)]
+    const fn head_shift(self) -> u64 {
+        self.0 % 2 * 32
+    }
+
+    /// Where the heads end of a heap of this capacity, which has the lists before this one.
+    pub(super) const fn heads_end(self, capacity: u64) -> u64 {
+        bins::end(capacity) + self.0.div_ceil(2) * 8
     }
 }
 
@@ -118,69 +124,83 @@ impl Class {
 #[allow(clippy::arithmetic_side_effects)]
 #[inline(always)]
 const fn bitmap_at(group: u64) -> u64 {
-    GROUPS + group * GROUP_LEN
+    BITMAPS + group * 8
 }
 
-/// Offset of the block that a head or link leads to.
-#[inline(always)]
-const fn offset_of(link: u64) -> u64 {
-    (link & LINK_MASK).wrapping_mul(GRANULE).wrapping_add(GRANULE / 2)
+/// The head of a list.
+#[derive(Clone, Copy, Debug)]
+struct Head<'h, 'a> {
+    word: Word<'h, 'a>,
+    shift: u64,
 }
 
-#[inline(always)]
-const fn link_to(offset: u64) -> u64 {
-    offset / GRANULE
-}
+impl Head<'_, '_> {
+    #[inline(always)]
+    fn link(self) -> u64 {
+        self.word.load_relaxed() >> self.shift & LINK_MASK
+    }
 
-/// Offset of the links of the block that a link leads to.
-#[inline(always)]
-const fn links_of(link: u64) -> u64 {
-    offset_of(link).wrapping_add(TAG_OFFSET)
+    #[inline(always)]
+    fn set(self, link: u64) {
+        let others = self.word.load_relaxed() & !(LINK_MASK << self.shift);
+        self.word.store(others | link << self.shift);
+    }
 }
 
 /// The free lists of a heap.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lists<'h, 'a>(pub(super) &'h Heap<'a>);
 
-impl Lists<'_, '_> {
+impl<'h, 'a> Lists<'h, 'a> {
     /// One more than the last list.
     #[inline(always)]
     pub(super) const fn end(self) -> Class {
         Class::end(self.0.capacity())
     }
 
-    /// Makes all of them empty.
+    /// Makes all of them empty, and the bins.
     pub(super) fn clear(self) -> Result<(), HeapError> {
         self.0.store(FIRST_LEVEL, 0)?;
-        let mut at = GROUPS;
-        while at < self.end().heads_end() {
+        let mut at = BITMAPS;
+        while at < self.end().heads_end(self.0.capacity()) {
             self.0.store(at, 0)?;
             at = at.wrapping_add(8);
         }
         Ok(())
     }
 
+    #[inline(always)]
+    fn word(self, offset: u64) -> Result<Word<'h, 'a>, HeapError> {
+        Ok(self.0.words::<1>(offset)?.get::<0>())
+    }
+
+    #[inline(always)]
+    fn bits(self, group: u64) -> Result<u64, HeapError> {
+        Ok(self.word(bitmap_at(group))?.load_relaxed())
+    }
+
+    #[inline(always)]
+    fn head(self, class: Class) -> Result<Head<'h, 'a>, HeapError> {
+        Ok(Head { word: self.word(class.head_at(self.0.capacity()))?, shift: class.head_shift() })
+    }
+
     /// The first list from `class` on that has blocks.
     #[inline(always)]
     pub(super) fn first_from(self, class: Class) -> Result<Option<Class>, HeapError> {
-        // Groups that the heap is too small for have no bits here, so nothing is read where they would be.
-        let groups = self.0.load(FIRST_LEVEL)?;
         let group = class.group();
-        if group >= u64::from(u64::BITS) {
+        if group >= GROUPS {
             return Ok(None);
         }
-        if groups & 1 << group != 0 {
-            let bits = self.0.load(bitmap_at(group))? & !0 << class.index();
-            if bits != 0 {
-                return Ok(Some(Class::new(group, bits.trailing_zeros())));
-            }
+        let bits = self.bits(group)? & !0 << class.index();
+        if bits != 0 {
+            return Ok(Some(Class::new(group, bits.trailing_zeros())));
         }
-        let groups = groups & !1 << group;
+        let groups = self.word(FIRST_LEVEL)?.load_relaxed() & !1 << group;
         if groups == 0 {
             return Ok(None);
         }
         let group = u64::from(groups.trailing_zeros());
-        match self.0.load(bitmap_at(group))? {
+        match self.bits(group)? {
             0 => Err(damaged(bitmap_at(group))),
             bits => Ok(Some(Class::new(group, bits.trailing_zeros()))),
         }
@@ -196,113 +216,106 @@ impl Lists<'_, '_> {
 
     /// The first block of a list that has some.
     #[inline(always)]
-    pub(super) fn head(self, class: Class) -> Result<Block, HeapError> {
-        let (at, shift) = class.head();
-        self.entry(self.0.load(at)? >> shift)
+    pub(super) fn first(self, class: Class) -> Result<Edge<'h, 'a>, HeapError> {
+        Edge::linked(self.0, self.head(class)?.link())
     }
 
-    /// The block that a head or link leads to.
+    /// Takes the first block out of a list, as [`first`](Self::first) has given it.
     #[inline(always)]
-    pub(super) fn entry(self, link: u64) -> Result<Block, HeapError> {
-        free_block_at(self.0, offset_of(link))
-    }
-
-    /// Takes the first block out of a list, as [`head`](Self::head) has given it.
-    #[inline(always)]
-    pub(super) fn remove_head(self, class: Class, block: &Block) -> Result<(), HeapError> {
-        let (at, shift) = class.head();
+    pub(super) fn remove_first(self, class: Class, block: &Edge<'h, 'a>) -> Result<(), HeapError> {
+        let next = block.tag().load_relaxed();
         // Nothing is before it, and the head is no word of a block.
-        let next = block.tag;
-        if next > LINK_MASK || at >= block.offset {
+        if next > LINK_MASK || class.head_at(self.0.capacity()) >= block.offset {
             return Err(damaged(block.offset));
         }
-        let heads = self.0.load(at)?;
-        self.0.store(at, heads & !(LINK_MASK << shift) | next << shift)?;
+        self.head(class)?.set(next);
         if next == 0 { self.clear_bit(class) } else { self.put_previous(next, link_to(block.offset), 0) }
     }
 
-    /// Puts a free block in front of its list.
+    /// Puts a free block of `len` bytes in front of its list.
     #[inline(always)]
-    pub(super) fn insert(self, offset: u64, len: u64) -> Result<(), HeapError> {
+    pub(super) fn insert(self, block: &Edge<'h, 'a>, len: u64) -> Result<(), HeapError> {
         let class = Class::of(len);
-        let (at, shift) = class.head();
-        let heads = self.0.load(at)?;
-        let next = heads >> shift & LINK_MASK;
-        let me = link_to(offset);
-        self.0.store(offset.wrapping_add(TAG_OFFSET), next)?;
+        let head = self.head(class)?;
+        let (me, next) = (link_to(block.offset), head.link());
+        block.tag().store(next);
         if next == 0 {
-            let bitmap = bitmap_at(class.group());
-            let bits = self.0.load(bitmap)?;
-            self.0.store(bitmap, bits | class.bit())?;
+            let bitmap = self.word(bitmap_at(class.group()))?;
+            let bits = bitmap.load_relaxed();
+            bitmap.store(bits | class.bit());
             if bits == 0 {
-                self.0.store(FIRST_LEVEL, self.0.load(FIRST_LEVEL)? | 1 << class.group())?;
+                let groups = self.word(FIRST_LEVEL)?;
+                groups.store(groups.load_relaxed() | 1 << class.group());
             }
         } else {
             self.put_previous(next, 0, me)?;
         }
-        self.0.store(at, heads & !(LINK_MASK << shift) | me << shift)
+        head.set(me);
+        Ok(())
     }
 
-    /// Takes a free block out of its list.
+    /// Takes a free block of `len` bytes out of its list.
     #[inline(always)]
-    pub(super) fn remove(self, offset: u64, len: u64) -> Result<(), HeapError> {
-        let me = link_to(offset);
-        let links = self.0.load(offset.wrapping_add(TAG_OFFSET))?;
+    pub(super) fn remove(self, block: &Edge<'h, 'a>, len: u64) -> Result<(), HeapError> {
+        let me = link_to(block.offset);
+        let links = block.tag().load_relaxed();
         let (next, previous) = (links & LINK_MASK, links >> PREVIOUS_SHIFT);
         if next != 0 {
             self.put_previous(next, me, previous)?;
         }
         if previous != 0 {
-            let links = self.0.load(links_of(previous))?;
+            let links_before = self.word(links_of(previous))?;
+            let links = links_before.load_relaxed();
             if links & LINK_MASK != me {
                 return Err(damaged(links_of(previous)));
             }
-            return self.0.store(links_of(previous), links & !LINK_MASK | next);
+            links_before.store(links & !LINK_MASK | next);
+            return Ok(());
         }
         let class = Class::of(len);
-        let (at, shift) = class.head();
-        let heads = self.0.load(at)?;
-        if heads >> shift & LINK_MASK != me {
-            return Err(damaged(at));
+        let head = self.head(class)?;
+        if head.link() != me {
+            return Err(damaged(block.offset));
         }
-        self.0.store(at, heads & !(LINK_MASK << shift) | next << shift)?;
+        head.set(next);
         if next == 0 { self.clear_bit(class) } else { Ok(()) }
     }
 
     /// Changes the link to the block before, which is `old` still.
     #[inline(always)]
     fn put_previous(self, link: u64, old: u64, new: u64) -> Result<(), HeapError> {
-        let at = links_of(link);
-        let links = self.0.load(at)?;
+        let links_behind = self.word(links_of(link))?;
+        let links = links_behind.load_relaxed();
         if links >> PREVIOUS_SHIFT != old {
-            return Err(damaged(at));
+            return Err(damaged(links_of(link)));
         }
-        self.0.store(at, links & LINK_MASK | new << PREVIOUS_SHIFT)
+        links_behind.store(links & LINK_MASK | new << PREVIOUS_SHIFT);
+        Ok(())
     }
 
     /// Says that a list has no blocks.
     #[inline(always)]
     fn clear_bit(self, class: Class) -> Result<(), HeapError> {
-        let bitmap = bitmap_at(class.group());
-        let bits = self.0.load(bitmap)? & !class.bit();
-        self.0.store(bitmap, bits)?;
+        let bitmap = self.word(bitmap_at(class.group()))?;
+        let bits = bitmap.load_relaxed() & !class.bit();
+        bitmap.store(bits);
         if bits == 0 {
-            let groups = self.0.load(FIRST_LEVEL)?;
-            self.0.store(FIRST_LEVEL, groups & !(1 << class.group()))?;
+            let groups = self.word(FIRST_LEVEL)?;
+            groups.store(groups.load_relaxed() & !(1 << class.group()));
         }
         Ok(())
     }
 
     /// Size of the largest block that the list's first [`SEARCH`] have; these are all that a search looks at.
     pub(super) fn largest(self, class: Class) -> Result<u64, HeapError> {
-        let mut block = self.head(class)?;
-        let mut largest = block.extent.len();
+        let mut block = self.first(class)?;
+        let mut largest = block.listed_len()?;
         for _ in 1..SEARCH {
-            match block.tag & LINK_MASK {
+            match block.tag().load_relaxed() & LINK_MASK {
                 0 => break,
-                next => block = self.entry(next)?,
+                next => block = Edge::linked(self.0, next)?,
             }
-            largest = largest.max(block.extent.len());
+            largest = largest.max(block.listed_len()?);
         }
         Ok(largest)
     }
@@ -314,13 +327,12 @@ impl Lists<'_, '_> {
         let mut count = 0_u64;
         let mut groups = 0;
         for class in Class::all(self.end()) {
-            let (at, shift) = class.head();
             let bitmap = bitmap_at(class.group());
             let bits = heap.load(bitmap)?;
             groups |= u64::from(bits != 0) << class.group();
-            let mut link = heap.load(at)? >> shift & LINK_MASK;
+            let mut link = self.head(class)?.link();
             if (link != 0) != (bits & class.bit() != 0) {
-                return Err(damaged(at));
+                return Err(damaged(class.head_at(heap.capacity())));
             }
             // Bits beyond the last list.
             if class.next() == self.end() && bits & !(class.bit() | class.bit().wrapping_sub(1)) != 0 {
@@ -328,14 +340,14 @@ impl Lists<'_, '_> {
             }
             let mut previous = 0;
             while link != 0 {
-                let block = self.entry(link)?;
+                let block = Edge::linked(heap, link)?;
+                let (len, links) = (block.listed_len()?, block.tag().load_relaxed());
                 count = count.saturating_add(1);
-                let is_here = Class::of(block.extent.len()) == class;
-                if !is_here || block.tag >> PREVIOUS_SHIFT != previous || count > most {
+                if Class::of(len) != class || links >> PREVIOUS_SHIFT != previous || count > most {
                     return Err(damaged(block.offset));
                 }
                 previous = link;
-                link = block.tag & LINK_MASK;
+                link = links & LINK_MASK;
             }
         }
         if groups == heap.load(FIRST_LEVEL)? { Ok(count) } else { Err(damaged(FIRST_LEVEL)) }

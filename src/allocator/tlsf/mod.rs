@@ -6,43 +6,47 @@
 //!
 //! **The chain of blocks is the truth.** From the first block on, each says by its extent where the next one begins,
 //! and by its state whether it is free. One store changes the chain: it can be walked at any instant, and each block
-//! in it is either free or in use. Lists, bitmaps, footers, the bits about a free predecessor and the count of bytes
+//! in it is either free or in use. Lists, bins, bitmaps, footers, the bits about a free predecessor and the count of bytes
 //! only repeat what the chain says. Who takes the lock over from one that died walks the chain and writes them anew.
+//!
+//! In front of the lists are [bins], where blocks of small objects wait, as they are, for the next object of their size: so
+//! the usual way to free and to allocate touches nothing but the block itself.
 //!
 //! # The heap
 //!
 //! | offset | word | meaning |
 //! |---|---|---|
 //! | 0 | first level | bit *g*: group *g* has free blocks |
-//! | 8 | used | bytes of all blocks in use |
+//! | 8 | used | bytes of all blocks that stand in no list |
 //! | 16 | high water | most that `used` ever was |
-//! | 24 + 264 *g* | bitmap of group *g* | bit *l*: its list *l* has free blocks |
-//! | + 8 | heads of group *g* | 64 of 32 bits: the first block in the list; 0: none |
+//! | 24 + 8 *g* | bitmap of group *g*, of 8 | bit *l*: list 64 *g* + *l* has free blocks |
+//! | 88 | bins | a word for each length from 32 to 544; only if the capacity is 64 KiB or more |
+//! | | heads | of 32 bits: the first block in the list; 0: none |
 //! | 8 mod 16 | blocks | the first lies behind the last head; each begins where the one before it ends |
 //! | | end mark | 24 bytes at the end of the heap, rounded down to 16: the header of no block |
 //!
 //! There are 16 lists for each doubling of the size. How many doublings there are follows from [`Heap::capacity`]: a
-//! heap of 4 KiB has 80 lists, which take 336 bytes, one of 64 GiB has 464.
+//! heap of 4 KiB has 80 lists, which take 320 bytes, one of 64 GiB has 464.
 //!
 //! # A block
 //!
 //! | offset | in use | free |
 //! |---|---|---|
 //! | 0 | state | `FREE` |
-//! | 8 | tag | links: next in the list (bits 0..=31), previous (32..=63) |
+//! | 8 | tag | links: next in the list (bits 0..=31), previous (32..=63; in a bin zero) |
 //! | 16 | extent | extent, no slack |
 //! | 24 | object | anything |
 //! | last 8 | object | footer: where the block begins |
 //!
 //! Heads and links are offsets in granules of 16 bytes, rounded down. Bit 0 of the extent's own bits is
-//! `AFTER_FREE`: the block before is free, so its footer stands right before this header. A free block never has it,
-//! since free neighbours are joined. The end mark has the state 7, which no block can have, and the size 0.
+//! `AFTER_FREE`: the block before stands in a list, so its footer stands right before this header. A block in a list never
+//! has it, since such neighbours are joined. Bit 1 is `BINNED`: the block is free and in a bin, and has no footer. The end mark has the state 7, which no block can have, and the size 0.
 //!
 //! # Commit order
 //!
 //! | operation | stores in order | killed after it, recovery finds |
 //! |---|---|---|
-//! | allocate | links of the lists | the block free |
+//! | allocate | link of the bin, or links of the lists | the block free |
 //! | (aligned) | header of the block behind the gap | the block free, the header in its memory |
 //! | (aligned) | **extent of the gap** | two free blocks; joins them |
 //! | (split) | header of the remainder | the block free, the header in its memory |
@@ -50,8 +54,10 @@
 //! | | tag | the same |
 //! | | **state: the requester's** | the block in use |
 //! | free | **state: free** | free blocks, maybe side by side; joins them |
-//! | | **extent of the joined block** | one free block |
+//! | (into a bin) | extent, tag, bin | the same |
+//! | (joined) | **extent of the joined block** | one free block |
 //! | | lists, footer, bits | one free block |
+//! | empty a bin | bin, extent; then as in free | the same |
 //! | grow | new end mark | the old end mark; the new one lies behind it |
 //! | | **extent of the old one** | the old end mark; its size means nothing |
 //! | | **its state: free** | the new end mark, and one more free block; sets the new length |
@@ -64,8 +70,9 @@
 //! Stores in bold are [commits](Heap::commit).
 //!
 //! # Fit
-//! A request takes the first block of the first list in which every block is large enough. Only if there is none, at
-//! most [`SEARCH`] blocks are looked at that may be large enough. So the answer may be
+//! A request takes the block on top of the bin of its length; if there is none, the first block of the first list in which
+//! every block is large enough. Only if there is none, at most [`SEARCH`] blocks are looked at that may be large enough, then
+//! the bins are emptied, a thousand blocks at most, and it is tried once more. So the answer may be
 //! [`HeapError::OutOfMemory`] although a block would fit; [`Usage::largest_free`] knows of this.
 //!
 //! # References
@@ -76,7 +83,9 @@
 //! Implements an unsafe trait, by safe code.
 #![allow(unsafe_code)]
 
+mod bins;
 mod chain;
+mod edge;
 mod lists;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
@@ -86,32 +95,34 @@ use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
 use crate::heap::{Block, Heap, HeapGuard, Request, Usage, Visit};
-use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, MIN_BLOCK_LEN};
+use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
+use bins::Bin;
 use chain::Chain;
 use core::ops::ControlFlow;
+use edge::Edge;
 use lists::{Class, LINK_MASK, Lists, SEARCH};
 
-/// Bytes of all blocks in use.
+/// Bytes of all blocks in use, and in bins.
 const USED: u64 = 8;
 /// Most bytes that were in use at once.
 const HIGH_WATER: u64 = 16;
 
-/// Length of a footer.
-const FOOTER_LEN: u64 = 8;
-/// Own bits of an extent: the block before is free.
+/// Own bits of an extent: the block before is free, and stands in a list.
 const AFTER_FREE: u64 = 1;
+/// Own bits of an extent: the block is free, and in a bin.
+const BINNED: u64 = 2;
 /// State of the end mark.
 const END_MARK: BlockState = BlockState::from_bits(7);
 
 /// More than this is not used: links cannot reach it.
 const MAX_HEAP: u64 = 1 << 36;
-/// In no heap does a block begin before this: there are three words, a bitmap and two words of heads at least.
-const LEAST_FIRST: u64 = 56;
 
-/// Two-level segregated fit: allocates and frees in constant time, and joins free neighbours at once. The
-/// default.
+/// Two-level segregated fit: allocates and frees in constant time, and joins free neighbours, those of small objects when
+/// memory is short. The default.
+///
+/// `usage` joins first what waits to be used again as it is; the high water counts that as in use.
 ///
 /// For heaps from some hundred bytes to 64 GiB; a heap may be larger, but what lies beyond is not used. A block
 /// costs its header of 24 bytes, and up to 31 that are left over.
@@ -121,10 +132,11 @@ pub enum Tlsf {}
 // SAFETY: by number of the promises:
 // 1. `format` lays one block that is 8 more than a multiple of 16 and ends at the mark. Afterwards blocks come from
 //    cutting one at such an offset, into parts of at least 32 bytes, or from joining neighbours.
-// 2. `take` gives only a free block in which the object fits behind the gap that aligns it, under the lock; the
-//    last thing in `carve` is `hand_out`. The chain leads to the block before that.
+// 2. `take` gives only a free block in which the object fits behind the gap that aligns it, and a bin only a free one of
+//    just the length, under the lock; the last thing that happens to either is `hand_out`. The chain leads to the block
+//    before that.
 // 3. State, tag and payload are written of free blocks only; `put_after_free` keeps size and slack.
-// 4. The first store in `release` is `commit_state`, and `mend` does the same for those not kept.
+// 4. The first store in `release` and in `bins::put` is the commit of the state, and `mend` does the same for those not kept.
 // 5. All but `free`, which does not wait, lock with `recover`. Loops go along the chain, where each block is
 //    at least 32 bytes, or count down.
 unsafe impl RegionAllocator for Tlsf {
@@ -141,9 +153,11 @@ unsafe impl RegionAllocator for Tlsf {
         Lists(heap).clear()?;
         heap.store(USED, 0)?;
         heap.store(HIGH_WATER, 0)?;
-        put_header(heap, mark, END_MARK, Extent::new(0, 0).with_own(AFTER_FREE))?;
-        put_header(heap, first, BlockState::FREE, Extent::new(mark.wrapping_sub(first), 0))?;
-        enlist(heap, first, mark)
+        let (first, mark) = (Edge::at(heap, first)?, Edge::at(heap, mark)?);
+        mark.put_header(END_MARK, Extent::new(0, 0).with_own(AFTER_FREE));
+        let len = mark.offset.wrapping_sub(first.offset);
+        first.put_header(BlockState::FREE, Extent::new(len, 0));
+        enlist(heap, &first, &mark)
     }
 
     fn allocate(heap: &Heap<'_>, request: &Request) -> Result<u64, HeapError> {
@@ -152,14 +166,17 @@ unsafe impl RegionAllocator for Tlsf {
         if guard.has_condemned() {
             drain(heap, &guard)?;
         }
-        // While the links are there: the tag takes their place.
-        let (block, gap) = take(heap, need, request.align())?;
-        carve(heap, &block, gap, need, request)
+        if request.align() == GRANULE {
+            if let Some((block, own)) = pop(heap, need)? {
+                return hand_out(&block, request, need, own);
+            }
+        }
+        allocate_listed(heap, need, request)
     }
 
     fn free(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
         let _guard = heap.try_lock().ok_or(HeapError::Busy)?;
-        release(heap, offset)
+        if bins::put(heap, offset)? { Ok(()) } else { release(heap, offset) }
     }
 
     fn walk(heap: &Heap<'_>, visit: &mut Visit<'_>) -> Result<(), HeapError> {
@@ -191,10 +208,11 @@ unsafe impl RegionAllocator for Tlsf {
 
     fn usage(heap: &Heap<'_>) -> Result<Usage, HeapError> {
         let guard = heap.lock(|guard| recover(heap, guard))?;
-        // What waits to be freed is not in use.
+        // What waits to be freed is not in use, and what is in bins is joined when memory is short.
         if guard.has_condemned() {
             drain(heap, &guard)?;
         }
+        empty_bins(heap)?;
         chain::usage(heap)
     }
 
@@ -204,15 +222,15 @@ unsafe impl RegionAllocator for Tlsf {
         if len <= heap.len() {
             return Ok(());
         }
-        let old = chain::find_end_mark(heap)?;
-        let new = chain::end_mark(len);
-        if new.saturating_sub(old) >= MIN_BLOCK_LEN {
-            let extent = Extent::from_bits(heap.load(old.wrapping_add(EXTENT_OFFSET))?);
-            let before = free_before(heap, old, extent)?;
-            put_header(heap, new, END_MARK, Extent::new(0, 0).with_own(AFTER_FREE))?;
-            heap.commit_extent(old, Extent::new(new.wrapping_sub(old), 0))?;
-            heap.commit_state(old, BlockState::FREE)?;
-            join(heap, old, new, before.as_ref())?;
+        let old = Edge::at(heap, chain::find_end_mark(heap)?)?;
+        let new = Edge::at(heap, chain::end_mark(len))?;
+        let added = new.offset.wrapping_sub(old.offset);
+        if new.offset > old.offset && added >= MIN_BLOCK_LEN {
+            let before = free_before(heap, &old, old.size())?;
+            new.put_header(END_MARK, Extent::new(0, 0).with_own(AFTER_FREE));
+            old.extent().commit(Extent::new(added, 0).bits());
+            old.state().commit(BlockState::FREE.bits());
+            Neighbours { after: None, before, end: new }.join(heap, &old, 0)?;
         }
         guard.set_len(len);
         Ok(())
@@ -236,180 +254,242 @@ const fn damaged(at: u64) -> HeapError {
     HeapError::Damaged { at }
 }
 
-/// The block at `offset`, if it can be one of this allocator.
-#[inline(always)]
-fn block_at(heap: &Heap<'_>, offset: u64) -> Result<Block, HeapError> {
-    // Both bounds at once: what is below the lower one wraps.
-    if offset.wrapping_sub(LEAST_FIRST) < MAX_HEAP.wrapping_sub(LEAST_FIRST) {
-        heap.block(offset)
-    } else {
-        Err(damaged(offset))
+/// Allocates what is in no bin.
+#[inline(never)]
+fn allocate_listed(heap: &Heap<'_>, need: u64, request: &Request) -> Result<u64, HeapError> {
+    let found = match take(heap, need, request.align()) {
+        Err(HeapError::OutOfMemory) if empty_bins(heap)? => take(heap, need, request.align()),
+        found => found,
+    };
+    carve(heap, &found?, need, request)
+}
+
+/// A free block that an object's block fits into.
+#[derive(Debug)]
+struct Found<'h, 'a> {
+    block: Edge<'h, 'a>,
+    end: Edge<'h, 'a>,
+    /// How far into it the object's block begins: nothing, or enough for a block.
+    gap: u64,
+}
+
+impl<'h, 'a> Found<'h, 'a> {
+    /// `None` if a block of `need` bytes, whose object is to be aligned, does not fit.
+    #[inline(always)]
+    fn new(
+        heap: &'h Heap<'a>,
+        block: Edge<'h, 'a>,
+        need: u64,
+        align: u64,
+    ) -> Result<Option<Self>, HeapError> {
+        let len = block.listed_len()?;
+        let payload = block.offset.wrapping_add(BLOCK_HEADER_LEN);
+        let gap = payload.wrapping_neg() & align.wrapping_sub(1);
+        let gap = if gap != 0 && gap < MIN_BLOCK_LEN { gap.wrapping_add(align) } else { gap };
+        if need.wrapping_add(gap) > len {
+            return Ok(None);
+        }
+        Ok(Some(Self { block, end: block.end(heap, len)?, gap }))
     }
 }
 
-/// The block at `offset`, which must be free.
+/// The free block before the one at `edge`, and its length, if the extent says that there is one.
 #[inline(always)]
-fn free_block_at(heap: &Heap<'_>, offset: u64) -> Result<Block, HeapError> {
-    let block = block_at(heap, offset)?;
-    if block.state.is_free() { Ok(block) } else { Err(damaged(offset)) }
-}
-
-/// The free block before the one at `offset`, if its extent says that there is one.
-#[inline(always)]
-fn free_before(heap: &Heap<'_>, offset: u64, extent: Extent) -> Result<Option<Block>, HeapError> {
+fn free_before<'h, 'a>(
+    heap: &'h Heap<'a>,
+    edge: &Edge<'h, 'a>,
+    extent: Extent,
+) -> Result<Listed<'h, 'a>, HeapError> {
     if extent.own() & AFTER_FREE == 0 {
         return Ok(None);
     }
-    let before = free_block_at(heap, heap.load(offset.wrapping_sub(FOOTER_LEN))?)?;
-    if before.end() == Some(offset) { Ok(Some(before)) } else { Err(damaged(before.offset)) }
+    let before = Edge::at(heap, edge.footer().load_relaxed())?;
+    let len = before.listed_len()?;
+    if before.offset.wrapping_add(len) == edge.offset {
+        Ok(Some((before, len)))
+    } else {
+        Err(damaged(before.offset))
+    }
 }
 
-/// Writes a header to which the chain does not lead yet.
+/// Makes the free block from `start` to `end` one that is found.
 #[inline(always)]
-fn put_header(heap: &Heap<'_>, offset: u64, state: BlockState, extent: Extent) -> Result<(), HeapError> {
-    heap.store(offset, state.bits())?;
-    heap.store(offset.wrapping_add(EXTENT_OFFSET), extent.bits())
-}
-
-/// Says in a header whether the block before it is free.
-#[inline(always)]
-fn put_after_free(heap: &Heap<'_>, offset: u64, own: u64) -> Result<(), HeapError> {
-    let at = offset.wrapping_add(EXTENT_OFFSET);
-    let extent = Extent::from_bits(heap.load(at)?);
-    heap.store(at, extent.with_own(own).bits())
-}
-
-/// Makes the free block from `offset` to `end` one that is found.
-#[inline(always)]
-fn enlist(heap: &Heap<'_>, offset: u64, end: u64) -> Result<(), HeapError> {
-    heap.store(end.wrapping_sub(FOOTER_LEN), offset)?;
-    Lists(heap).insert(offset, end.wrapping_sub(offset))
+fn enlist<'h, 'a>(heap: &'h Heap<'a>, start: &Edge<'h, 'a>, end: &Edge<'h, 'a>) -> Result<(), HeapError> {
+    end.footer().store(start.offset);
+    Lists(heap).insert(start, end.offset.wrapping_sub(start.offset))
 }
 
 /// Takes a free block out of its list.
 #[inline(always)]
-fn delist(heap: &Heap<'_>, block: &Block) -> Result<(), HeapError> {
-    Lists(heap).remove(block.offset, block.extent.len())
-}
-
-/// How far into `block` an object's block of `need` bytes begins; `None` if it does not fit. What is cut off before it
-/// is nothing, or large enough for a block.
-#[inline(always)]
-fn gap(block: &Block, need: u64, align: u64) -> Option<u64> {
-    let gap = block.payload().wrapping_neg() & align.wrapping_sub(1);
-    let gap = if gap != 0 && gap < MIN_BLOCK_LEN { gap.wrapping_add(align) } else { gap };
-    let fits = need.wrapping_add(gap) <= block.extent.len();
-    if fits { Some(gap) } else { None }
-}
-
-/// Takes a free block out of its list, and says how far into it the object's block begins.
-#[inline(always)]
-fn take(heap: &Heap<'_>, need: u64, align: u64) -> Result<(Block, u64), HeapError> {
+fn take<'h, 'a>(heap: &'h Heap<'a>, need: u64, align: u64) -> Result<Found<'h, 'a>, HeapError> {
     // `need` is at most 2^36, and an alignment 4096.
     let most = if align == GRANULE { need } else { need.wrapping_add(align).wrapping_add(GRANULE) };
     let Some(class) = Lists(heap).first_from(Class::holding(most))? else {
         return search(heap, need, align);
     };
-    let block = Lists(heap).head(class)?;
-    let gap = gap(&block, need, align).ok_or(damaged(block.offset))?;
-    Lists(heap).remove_head(class, &block)?;
-    Ok((block, gap))
+    let block = Lists(heap).first(class)?;
+    let found = Found::new(heap, block, need, align)?.ok_or(damaged(block.offset))?;
+    Lists(heap).remove_first(class, &block)?;
+    Ok(found)
 }
 
 /// Looks closely: at blocks that may be too small, or lie badly.
 #[cold]
-fn search(heap: &Heap<'_>, need: u64, align: u64) -> Result<(Block, u64), HeapError> {
+fn search<'h, 'a>(heap: &'h Heap<'a>, need: u64, align: u64) -> Result<Found<'h, 'a>, HeapError> {
     let mut left = SEARCH;
     let mut class = Class::of(need);
-    while let Some(found) = Lists(heap).first_from(class)? {
-        let mut block = Lists(heap).head(found)?;
+    while let Some(list) = Lists(heap).first_from(class)? {
+        let mut block = Lists(heap).first(list)?;
         loop {
-            if let Some(gap) = gap(&block, need, align) {
-                delist(heap, &block)?;
-                return Ok((block, gap));
+            if let Some(found) = Found::new(heap, block, need, align)? {
+                Lists(heap).remove(&block, block.listed_len()?)?;
+                return Ok(found);
             }
             left = left.saturating_sub(1);
             if left == 0 {
                 return Err(HeapError::OutOfMemory);
             }
-            match block.tag & LINK_MASK {
+            match block.tag().load_relaxed() & LINK_MASK {
                 0 => break,
-                next => block = Lists(heap).entry(next)?,
+                next => block = Edge::linked(heap, next)?,
             }
         }
-        class = found.next();
+        class = list.next();
     }
     Err(HeapError::OutOfMemory)
 }
 
 /// Cuts the object's block out of a free one that stands in no list, and hands it out.
 #[inline(always)]
-fn carve(heap: &Heap<'_>, block: &Block, gap: u64, need: u64, request: &Request) -> Result<u64, HeapError> {
-    let end = block.offset.wrapping_add(block.extent.len());
-    let offset = block.offset.wrapping_add(gap);
-    let mut own = 0;
-    if gap != 0 {
-        own = AFTER_FREE;
-        let extent = Extent::new(end.wrapping_sub(offset), 0).with_own(own);
-        put_header(heap, offset, BlockState::FREE, extent)?;
-        heap.commit_extent(block.offset, Extent::new(gap, 0))?;
-        enlist(heap, block.offset, offset)?;
-    }
-    let mut len = end.wrapping_sub(offset);
+fn carve(heap: &Heap<'_>, found: &Found<'_, '_>, need: u64, request: &Request) -> Result<u64, HeapError> {
+    let end = &found.end;
+    let (block, own) = if found.gap == 0 { (found.block, 0) } else { (cut_gap(heap, found)?, AFTER_FREE) };
+    let mut len = end.offset.wrapping_sub(block.offset);
     let rest = len.wrapping_sub(need);
     #[cfg(planted)]
     if is_planted(Mistake::SizeBeforeRemainder) && rest >= MIN_BLOCK_LEN {
-        heap.commit_extent(offset, request.extent(need).ok_or(damaged(offset))?.with_own(own))?;
+        let extent = request.extent(need).ok_or(damaged(block.offset))?;
+        block.extent().commit(extent.with_own(own).bits());
     }
     if rest >= MIN_BLOCK_LEN {
         len = need;
-        let remainder = offset.wrapping_add(need);
-        put_header(heap, remainder, BlockState::FREE, Extent::new(rest, 0))?;
-        enlist(heap, remainder, end)?;
+        let remainder = block.end(heap, need)?;
+        remainder.put_header(BlockState::FREE, Extent::new(rest, 0));
+        enlist(heap, &remainder, end)?;
     } else {
-        put_after_free(heap, end, 0)?;
+        end.put_after_free(false);
     }
-    let extent = request.extent(len).ok_or(damaged(offset))?;
-    heap.commit_extent(offset, extent.with_own(own))?;
-    let used = heap.load(USED)?.wrapping_add(len);
-    heap.store(USED, used)?;
-    if used > heap.load(HIGH_WATER)? {
-        heap.store(HIGH_WATER, used)?;
+    let counts = heap.words::<2>(USED)?;
+    let (used, high_water) = (counts.get::<0>(), counts.get::<1>());
+    let now = used.load_relaxed().wrapping_add(len);
+    used.store(now);
+    if now > high_water.load_relaxed() {
+        high_water.store(now);
     }
-    heap.hand_out(offset, request)?;
-    Ok(offset)
+    hand_out(&block, request, len, own)
 }
 
-/// Frees a block in use.
+/// Makes a free block that stands nowhere any more, and has `len` bytes, the object's.
 #[inline(always)]
+fn hand_out(block: &Edge<'_, '_>, request: &Request, len: u64, own: u64) -> Result<u64, HeapError> {
+    let extent = request.extent(len).ok_or(damaged(block.offset))?;
+    block.extent().commit(extent.with_own(own).bits());
+    request.hand_out(block.state(), block.tag());
+    Ok(block.offset)
+}
+
+/// Takes a block of exactly `len` bytes from its bin; gives what its extent says of the block before, too.
+#[inline(always)]
+fn pop<'h, 'a>(heap: &'h Heap<'a>, len: u64) -> Result<Option<(Edge<'h, 'a>, u64)>, HeapError> {
+    match Bin::of(heap, len) {
+        Some(bin) => bin.pop(),
+        None => Ok(None),
+    }
+}
+
+/// Joins all that is in bins; gives whether there was anything.
+#[cold]
+fn empty_bins(heap: &Heap<'_>) -> Result<bool, HeapError> {
+    let mut is_any = false;
+    for bin in Bin::all(heap) {
+        is_any |= bin.empty(&mut |block, own| {
+            let extent = block.size().with_own(own);
+            block.extent().store(extent.bits());
+            Neighbours::of(heap, &block, extent)?.join(heap, &block, extent.len())
+        })?;
+    }
+    Ok(is_any)
+}
+
+/// Cuts off what is before the object's block, which makes that aligned.
+#[cold]
+fn cut_gap<'h, 'a>(heap: &'h Heap<'a>, found: &Found<'h, 'a>) -> Result<Edge<'h, 'a>, HeapError> {
+    let block = found.block.end(heap, found.gap)?;
+    let len = found.end.offset.wrapping_sub(block.offset);
+    block.put_header(BlockState::FREE, Extent::new(len, 0).with_own(AFTER_FREE));
+    found.block.extent().commit(Extent::new(found.gap, 0).bits());
+    enlist(heap, &found.block, &block)?;
+    Ok(block)
+}
+
+/// A free block that stands in a list, and its length.
+type Listed<'h, 'a> = Option<(Edge<'h, 'a>, u64)>;
+
+/// Frees a block in use by joining it with those beside it.
+#[inline(never)]
 fn release(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
-    let block = block_at(heap, offset)?;
-    let in_use = !block.state.is_free() && block.state.is_valid() && block.extent.object_len().is_some();
-    let Some(end) = block.end().filter(|_| in_use) else { return Err(damaged(offset)) };
-    // All that can be wrong shows before anything is changed.
-    let after =
-        if BlockState::from_bits(heap.load(end)?).is_free() { Some(free_block_at(heap, end)?) } else { None };
-    let before = free_before(heap, offset, block.extent)?;
-    heap.commit_state(offset, BlockState::FREE)?;
-    let mut free_end = end;
-    if let Some(after) = &after {
-        delist(heap, after)?;
-        free_end = end.wrapping_add(after.extent.len());
-    } else {
-        put_after_free(heap, end, AFTER_FREE)?;
+    let block = Edge::at(heap, offset)?;
+    let (state, extent) = (BlockState::from_bits(block.state().load()), block.size());
+    let in_use = !state.is_free() && state.is_valid() && extent.object_len().is_some();
+    if !in_use || extent.len() < MIN_BLOCK_LEN {
+        return Err(damaged(offset));
     }
-    join(heap, offset, free_end, before.as_ref())?;
-    heap.store(USED, heap.load(USED)?.wrapping_sub(block.extent.len()))
+    // All that can be wrong shows before anything is changed.
+    let neighbours = Neighbours::of(heap, &block, extent)?;
+    block.state().commit(BlockState::FREE.bits());
+    neighbours.join(heap, &block, extent.len())
 }
 
-/// Makes one block, which is found, of the free memory from `offset` to `end`, and the free block before it.
-#[inline(always)]
-fn join(heap: &Heap<'_>, offset: u64, end: u64, before: Option<&Block>) -> Result<(), HeapError> {
-    let mut start = offset;
-    if let Some(before) = before {
-        delist(heap, before)?;
-        start = before.offset;
+/// What is around a block that becomes free.
+struct Neighbours<'h, 'a> {
+    /// The block behind it, if that stands in a list.
+    after: Listed<'h, 'a>,
+    before: Listed<'h, 'a>,
+    /// Where the block ends, or the one behind it that it is joined with.
+    end: Edge<'h, 'a>,
+}
+
+impl<'h, 'a> Neighbours<'h, 'a> {
+    #[inline(always)]
+    fn of(heap: &'h Heap<'a>, block: &Edge<'h, 'a>, extent: Extent) -> Result<Self, HeapError> {
+        let mut end = block.end(heap, extent.len())?;
+        let mut after = None;
+        if end.is_free() && end.size().own() & BINNED == 0 {
+            let len = end.listed_len()?;
+            after = Some((end, len));
+            end = end.end(heap, len)?;
+        }
+        Ok(Self { after, before: free_before(heap, block, extent)?, end })
     }
-    heap.commit_extent(start, Extent::new(end.wrapping_sub(start), 0))?;
-    enlist(heap, start, end)
+
+    /// Makes one block, which is found, of `block`, which is free, and those that stand in lists beside it. So many bytes
+    /// are in use no more.
+    #[inline(always)]
+    fn join(self, heap: &'h Heap<'a>, block: &Edge<'h, 'a>, freed: u64) -> Result<(), HeapError> {
+        match self.after {
+            Some((after, len)) => Lists(heap).remove(&after, len)?,
+            None => self.end.put_after_free(true),
+        }
+        let mut start = *block;
+        if let Some((before, len)) = self.before {
+            Lists(heap).remove(&before, len)?;
+            start = before;
+        }
+        let len = self.end.offset.wrapping_sub(start.offset);
+        start.extent().commit(Extent::new(len, 0).bits());
+        enlist(heap, &start, &self.end)?;
+        let used = heap.words::<1>(USED)?.get::<0>();
+        used.store(used.load_relaxed().wrapping_sub(freed));
+        Ok(())
+    }
 }

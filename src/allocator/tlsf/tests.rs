@@ -228,7 +228,7 @@ fn sizes_and_lists_fit_each_other() {
     assert_eq!(Class::end(u64::MAX), Class::end(1 << 36));
     let end = Class::end(4096);
     assert_eq!(Class::all(end).count(), 80);
-    assert_eq!(end.heads_end(), 360);
+    assert_eq!(end.heads_end(4096), 408);
 }
 
 #[test]
@@ -353,12 +353,19 @@ fn a_heap_is_filled_by_nine_tenths() {
 }
 
 /// A heap with objects of slots 0 and 1, and holes between them, for operations of each kind.
+/// A capacity with bins.
+const BINNED_CAPACITY: usize = 1 << 16;
+
 fn scene() -> World {
-    let mut world = World::new(8192, 4096);
+    scene_in(8192)
+}
+
+fn scene_in(capacity: usize) -> World {
+    let mut world = World::new(capacity, 4096);
     for index in 0..14 {
         world.allocate(index % 2, 40 + 16 * (index % 3), 16).unwrap();
     }
-    // Holes of one size, so that lists have a first, a middle and a last block, and one at the end.
+    // Holes of one size, so that lists or bins have a first, a middle and a last block, and one at the end.
     for index in [12, 9, 5, 2] {
         world.free(world.objects[index]);
     }
@@ -479,8 +486,12 @@ fn any_words_are_answered() {
     let mut random = Random(99);
     let (mut errors, mut total) = (0, 0);
     for round in 0..12_000 {
-        let mut world = if round % 2 == 0 { World::new(1024, 1024) } else { scene() };
-        if round % 2 == 0 {
+        let mut world = match round % 3 {
+            0 => World::new(1024, 1024),
+            1 => scene(),
+            _ => scene_in(BINNED_CAPACITY),
+        };
+        if round % 3 == 0 {
             for index in 0..6 {
                 world.allocate(index % 2, 30 + 8 * index, 16).unwrap();
             }
@@ -538,4 +549,33 @@ fn any_words_are_answered() {
     }
     println!("{errors} errors of {total}");
     assert!(errors != 0 && errors != total);
+}
+
+/// Both have the same name in the words of locks, so the lock tells them apart by who has got it alone.
+#[test]
+fn two_threads_of_a_process_do_not_meet_in_the_heap() {
+    let world = World::new(1 << 20, 1 << 20);
+    let barrier = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for seed in 1..=2 {
+            let (world, barrier) = (&world, &barrier);
+            scope.spawn(move || {
+                let (heap, mut random) = (world.heap(3), Random(seed));
+                let mut objects = Vec::new();
+                barrier.wait();
+                for _ in 0..1_000_000 {
+                    if objects.len() < 100 {
+                        let request = world.plain.request(random.below(600) as u64, 8, 3);
+                        objects.push(Tlsf::allocate(&heap, &request).unwrap());
+                    } else {
+                        let offset = objects.swap_remove(random.below(objects.len()));
+                        heap.free_or_defer(offset, Tlsf::free).unwrap();
+                    }
+                }
+                objects.into_iter().for_each(|offset| heap.free_or_defer(offset, Tlsf::free).unwrap());
+            });
+        }
+    });
+    assert_eq!(Tlsf::usage(&world.heap(0)).unwrap().blocks, 0);
+    world.check(0);
 }
