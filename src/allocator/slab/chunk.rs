@@ -238,7 +238,7 @@ fn class_of_summary(summary: u64) -> Option<Class> {
 /// The class of the cell at `offset`; `None` if that is no cell, or only the slow way can tell.
 #[inline]
 pub(super) fn class_of_cell(heap: &Heap<'_>, offset: u64) -> Option<Class> {
-    let layout = Layout::of(heap);
+    let layout = Layout::known(heap)?;
     let place = layout.places_in(offset);
     if offset >= heap.capacity() {
         return None;

@@ -84,14 +84,23 @@ impl Class {
         (self.len() & self.len().wrapping_neg()).min(MAX_CELL_ALIGN)
     }
 
-    /// The class for this request, and the extent of its cell; `None` if no cell fits.
+    /// The class for this request, whatever its alignment; `None` if no cell is long enough.
     #[inline]
-    pub(super) fn fit(request: &Request) -> Option<(Self, Extent)> {
+    fn fit_len(request: &Request) -> Option<Self> {
         let granules = usize::try_from(request.block_len()? / GRANULE).ok()?;
-        let class = Self(BY_GRANULES.get(granules).copied()?);
-        if request.align() == GRANULE {
-            return Some((class, request.extent(class.len())?));
-        }
+        Some(Self(BY_GRANULES.get(granules).copied()?))
+    }
+
+    /// The class for a request that every cell is aligned for, and the extent of its cell; `None` if no cell fits.
+    #[inline]
+    pub(super) fn fit_any(request: &Request) -> Option<(Self, Extent)> {
+        let class = Self::fit_len(request).filter(|_| request.align() == GRANULE)?;
+        Some((class, request.extent(class.len())?))
+    }
+
+    /// The class for this request, and the extent of its cell; `None` if no cell fits.
+    pub(super) fn fit(request: &Request) -> Option<(Self, Extent)> {
+        let class = Self::fit_len(request)?;
         let class = Self::all().skip(class.index()).find(|class| class.align() >= request.align())?;
         Some((class, request.extent(class.len())?))
     }

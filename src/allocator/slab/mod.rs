@@ -125,25 +125,22 @@ unsafe impl RegionAllocator for Slab {
 
     #[inline]
     fn allocate(heap: &Heap<'_>, request: &Request) -> Result<u64, HeapError> {
-        let fit = Class::fit(request);
-        if let Some((class, extent)) = fit {
-            if let Some(mut magazine) = Magazine::open(heap, class) {
-                while let Some(cell) = magazine.pop() {
-                    if chunk::take(heap, cell, extent, request)? {
-                        return Ok(cell);
-                    }
+        if let Some((class, extent)) = Class::fit_any(request) {
+            if let Some(cell) = Magazine::open(heap, class).and_then(|mut magazine| magazine.pop()) {
+                if chunk::take(heap, cell, extent, request)? {
+                    return Ok(cell);
                 }
             }
         }
-        allocate_elsewhere(heap, request, fit)
+        allocate_elsewhere(heap, request)
     }
 
     #[inline]
     fn free(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
         if let Some(class) = chunk::class_of_cell(heap, offset) {
+            let state = heap.words::<1>(offset)?.get::<0>();
             // Before the cell is written: the processor waits for what it has written when the gate is shut.
             if let Some(mut magazine) = Magazine::open(heap, class) {
-                let state = heap.words::<1>(offset)?.get::<0>();
                 if magazine.has_room() && BlockState::from_bits(state.load()).is_exclusive() {
                     state.commit(BlockState::FREE.bits());
                     magazine.push(offset);
@@ -287,16 +284,18 @@ unsafe impl RegionAllocator for Slab {
     }
 }
 
-/// Allocates what is not in the magazine.
+/// Allocates what is not on top of the magazine.
 #[cold]
 #[inline(never)]
-fn allocate_elsewhere(
-    heap: &Heap<'_>,
-    request: &Request,
-    fit: Option<(Class, Extent)>,
-) -> Result<u64, HeapError> {
-    if let Some((class, extent)) = fit {
-        if let Some(cell) = refill(heap, request, class, extent, Magazine::open(heap, class))? {
+fn allocate_elsewhere(heap: &Heap<'_>, request: &Request) -> Result<u64, HeapError> {
+    if let Some((class, extent)) = Class::fit(request) {
+        let mut magazine = Magazine::open(heap, class);
+        while let Some(cell) = magazine.as_mut().and_then(Magazine::pop) {
+            if chunk::take(heap, cell, extent, request)? {
+                return Ok(cell);
+            }
+        }
+        if let Some(cell) = refill(heap, request, class, extent, magazine)? {
             return Ok(cell);
         }
     }

@@ -75,27 +75,31 @@ pub(super) struct Layout {
 
 impl Layout {
     /// That of a heap; the process computes it once.
-    #[inline]
     pub(super) fn of(heap: &Heap<'_>) -> Self {
-        let capacity = heap.capacity();
-        let Some(word) = heap.private().first() else { return Self::new(capacity) };
-        match word.load(Ordering::Relaxed) {
-            0 => {
-                let layout = Self::new(capacity);
+        Self::known(heap).unwrap_or_else(|| {
+            let layout = Self::new(heap.capacity());
+            if let Some(word) = heap.private().first() {
                 let shifts = layout.chunk_shift << 8 | layout.page_shift;
                 word.store(layout.first_cell << 16 | shifts, Ordering::Relaxed);
-                layout
             }
-            known => Self {
+            layout
+        })
+    }
+
+    /// That of a heap, if this process has computed it.
+    #[inline]
+    pub(super) fn known(heap: &Heap<'_>) -> Option<Self> {
+        match heap.private().first()?.load(Ordering::Relaxed) {
+            0 => None,
+            known => Some(Self {
                 first_cell: known >> 16,
                 chunk_shift: known >> 8 & 63,
                 page_shift: known & 63,
-                capacity,
-            },
+                capacity: heap.capacity(),
+            }),
         }
     }
 
-    #[cold]
     pub(super) fn new(capacity: u64) -> Self {
         let log = |value: u64| u64::from(value.checked_ilog2().unwrap_or(0));
         let chunk_shift = log(capacity / 16).clamp(MIN_CHUNK_SHIFT, MAX_CHUNK_SHIFT);
