@@ -1,12 +1,13 @@
 //! Bins: free blocks that are kept as they are
 //!
-//! Programs free objects of a size and soon allocate that size again. So the block of a small object that is freed is not joined
-//! with its neighbours at once: it goes into the bin of blocks of exactly its size, on top, and the next object of that size
-//! takes it from there. Neither of the two touches anything but the block itself.
+//! Programs free objects of a size and soon allocate that size again. So the block of a small object that is freed is
+//! not joined with its neighbours at once: it goes into the bin of blocks of exactly its size, on top, and the next
+//! object of that size takes it from there. Neither of the two touches anything but the block itself.
 //!
 //! To its neighbours such a block looks like one in use: the block behind it is not told, and `BINNED` in its own
-//! extent keeps it from being joined. It is among the bytes in use that are counted, too. A bin holds at most [`MOST`] blocks; further ones are joined as they are freed. When an
-//! allocation finds nothing, all bins are emptied, which joins what is in them, before it looks again.
+//! extent keeps it from being joined. It is among the bytes in use that are counted, too. A bin holds at most
+//! [`MOST`] blocks; further ones are joined as they are freed. When an allocation finds nothing, all bins are
+//! emptied, which joins what is in them, before it looks again.
 //!
 //! # The word of a bin
 //!

@@ -6,11 +6,12 @@
 //!
 //! **The chain of blocks is the truth.** From the first block on, each says by its extent where the next one begins,
 //! and by its state whether it is free. One store changes the chain: it can be walked at any instant, and each block
-//! in it is either free or in use. Lists, bins, bitmaps, footers, the bits about a free predecessor and the count of bytes
-//! only repeat what the chain says. Who takes the lock over from one that died walks the chain and writes them anew.
+//! in it is either free or in use. Lists, bins, bitmaps, footers, the bits about a free predecessor and the count of
+//! bytes only repeat what the chain says. Who takes the lock over from one that died walks the chain and writes them
+//! anew.
 //!
-//! In front of the lists are [bins], where blocks of small objects wait, as they are, for the next object of their size: so
-//! the usual way to free and to allocate touches nothing but the block itself.
+//! In front of the lists are [bins], where blocks of small objects wait, as they are, for the next object of their
+//! size: so the usual way to free and to allocate touches nothing but the block itself.
 //!
 //! # The heap
 //!
@@ -38,9 +39,10 @@
 //! | 24 | object | anything |
 //! | last 8 | object | footer: where the block begins |
 //!
-//! Heads and links are offsets in granules of 16 bytes, rounded down. Bit 0 of the extent's own bits is
-//! `AFTER_FREE`: the block before stands in a list, so its footer stands right before this header. A block in a list never
-//! has it, since such neighbours are joined. Bit 1 is `BINNED`: the block is free and in a bin, and has no footer. The end mark has the state 7, which no block can have, and the size 0.
+//! Heads and links are offsets in granules of 16 bytes, rounded down. Bit 0 of the extent's own bits is `AFTER_FREE`:
+//! the block before stands in a list, so its footer stands right before this header. A block in a list never has it,
+//! since such neighbours are joined. Bit 1 is `BINNED`: the block is free and in a bin, and has no footer. The end
+//! mark has the state 7, which no block can have, and the size 0.
 //!
 //! # Commit order
 //!
@@ -70,10 +72,10 @@
 //! Stores in bold are [commits](Heap::commit).
 //!
 //! # Fit
-//! A request takes the block on top of the bin of its length; if there is none, the first block of the first list in which
-//! every block is large enough. Only if there is none, at most [`SEARCH`] blocks are looked at that may be large enough, then
-//! the bins are emptied, a thousand blocks at most, and it is tried once more. So the answer may be
-//! [`HeapError::OutOfMemory`] although a block would fit; [`Usage::largest_free`] knows of this.
+//! A request takes the block on top of the bin of its length; if there is none, the first block of the first list in
+//! which every block is large enough. Only if there is none, at most [`SEARCH`] blocks are looked at that may be
+//! large enough, then the bins are emptied, a thousand blocks at most, and it is tried once more. So the answer may
+//! be [`HeapError::OutOfMemory`] although a block would fit; [`Usage::largest_free`] knows of this.
 //!
 //! # References
 //!  - M. Masmano, I. Ripoll, A. Crespo, J. Real: *TLSF: a New Dynamic Memory Allocator for Real-Time Systems*,
