@@ -45,7 +45,8 @@ impl Write for Out {
         let mut bytes = string.as_bytes();
         while !bytes.is_empty() {
             // SAFETY: nobody in this program closes it.
-            let written = rustix::io::write(unsafe { rustix::stdio::stdout() }, bytes).map_err(|_| fmt::Error)?;
+            let written =
+                rustix::io::write(unsafe { rustix::stdio::stdout() }, bytes).map_err(|_| fmt::Error)?;
             bytes = bytes.get(written..).ok_or(fmt::Error)?;
         }
         Ok(())
