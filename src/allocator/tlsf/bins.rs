@@ -82,7 +82,7 @@ impl<'h, 'a> Bin<'h, 'a> {
         if distance > LONGEST - MIN_BLOCK_LEN || heap.capacity() < LEAST_CAPACITY {
             return None;
         }
-        let words = heap.words::<1>(BITMAPS_END.wrapping_add(distance / GRANULE * 8)).ok()?;
+        let words = heap.words::<1>(BITMAPS_END.wrapping_add((distance / GRANULE).wrapping_mul(8))).ok()?;
         Some(Self { heap, word: words.get::<0>(), len })
     }
 
