@@ -178,6 +178,13 @@ impl BlockState {
         self.0.wrapping_sub(2).rotate_right(VALUE_SHIFT) < MAX_ATTACHMENTS as u64
     }
 
+    /// Whether the block is one in use, so that it may be freed: valid, and not free.
+    #[inline]
+    pub(crate) fn is_in_use(self) -> bool {
+        // Nearly always the first.
+        self.is_exclusive() || !self.is_free() && self.is_valid()
+    }
+
     /// Whether a block can have this state at all.
     #[must_use]
     pub fn is_valid(self) -> bool {

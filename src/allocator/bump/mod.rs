@@ -325,7 +325,7 @@ unsafe impl RegionAllocator for Bump {
         let block = heap.block(offset)?;
         let frontier = Frontier::load(heap)?.offset();
         let is_below = offset >= FIRST && block.end().is_some_and(|end| end <= frontier);
-        let is_in_use = block.state.is_valid() && !block.state.is_free() && block.extent.own() & RAW == 0;
+        let is_in_use = block.state.is_in_use() && block.extent.own() & RAW == 0;
         if is_below && is_in_use { discard(heap, &block) } else { Err(HeapError::Damaged { at: offset }) }
     }
 

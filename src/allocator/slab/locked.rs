@@ -98,12 +98,7 @@ impl<'h, 'a> Locked<'h, 'a> {
 #[inline]
 pub(super) fn in_use(heap: &Heap<'_>, offset: u64) -> Result<BlockState, HeapError> {
     let state = BlockState::from_bits(heap.load(offset)?);
-    // Nearly always.
-    if state.is_exclusive() || !state.is_free() && state.is_valid() {
-        Ok(state)
-    } else {
-        Err(HeapError::Damaged { at: offset })
-    }
+    if state.is_in_use() { Ok(state) } else { Err(HeapError::Damaged { at: offset }) }
 }
 
 /// The block of a run, which must lie within its pages.

@@ -336,21 +336,17 @@ fn refill(
                 break;
             }
         }
-        match &mut magazine {
+        if let Some(magazine) = &mut magazine {
             // The first of them shall be popped first.
-            Some(magazine) => {
-                while left != 0 && magazine.has_room() {
-                    let bit = u64::from(left.ilog2());
-                    magazine.push(chunk.offset(word.wrapping_mul(64).wrapping_add(bit)));
-                    left &= !(1 << bit);
-                }
-                // If another thread has filled it meanwhile.
-                if left != 0 {
-                    chunk.give(word, left)?;
-                }
+            while left != 0 && magazine.has_room() {
+                let bit = u64::from(left.ilog2());
+                magazine.push(chunk.offset(word.wrapping_mul(64).wrapping_add(bit)));
+                left &= !(1 << bit);
             }
-            None if left != 0 => chunk.give(word, left)?,
-            None => {}
+        }
+        // There is no magazine, or it was not empty.
+        if left != 0 {
+            chunk.give(word, left)?;
         }
         if taken.is_some() {
             return Ok(taken);

@@ -100,8 +100,9 @@ impl<'h, 'a> Edge<'h, 'a> {
     /// Says whether the block before stands in a list.
     #[inline(always)]
     pub(super) fn put_after_free(&self, is_after_free: bool) {
-        let own = self.size().own() & !AFTER_FREE | if is_after_free { AFTER_FREE } else { 0 };
-        self.extent().store(self.size().with_own(own).bits());
+        let extent = self.size();
+        let own = extent.own() & !AFTER_FREE | if is_after_free { AFTER_FREE } else { 0 };
+        self.extent().store(extent.with_own(own).bits());
     }
 
     /// Writes a header to which the chain does not lead yet.

@@ -442,8 +442,7 @@ type Listed<'h, 'a> = Option<(Edge<'h, 'a>, u64)>;
 fn release(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
     let block = Edge::at(heap, offset)?;
     let (state, extent) = (BlockState::from_bits(block.state().load()), block.size());
-    let in_use = !state.is_free() && state.is_valid() && extent.object_len().is_some();
-    if !in_use || extent.len() < MIN_BLOCK_LEN {
+    if !state.is_in_use() || extent.object_len().is_none() || extent.len() < MIN_BLOCK_LEN {
         return Err(damaged(offset));
     }
     // All that can be wrong shows before anything is changed.
