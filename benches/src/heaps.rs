@@ -32,6 +32,35 @@ pub const ALIGN: usize = 8;
 /// An object: an address, or, in this crate's heaps, the offset of a block.
 pub type Place = u64;
 
+/// The place of an object that is told by its address, with `value` in it; `None` of a null pointer.
+///
+/// # Safety
+/// Where it is not null, `object` has at least 8 bytes, aligned to as many, and nobody else has them.
+#[inline]
+unsafe fn place_at(object: *mut u8, value: u64) -> Option<Place> {
+    if object.is_null() {
+        return None;
+    }
+    // SAFETY: as promised.
+    unsafe { object.cast::<u64>().write(value) };
+    Some(object.expose_provenance() as Place)
+}
+
+/// The address that such a place is.
+#[inline]
+fn address(place: Place) -> *mut u8 {
+    std::ptr::with_exposed_provenance_mut(place as usize)
+}
+
+/// What stands in the object at such a place.
+///
+/// # Safety
+/// [`place_at`] has given the place, and the object has not been freed.
+unsafe fn value_at(place: Place) -> u64 {
+    // SAFETY: as promised, that is where a value was written.
+    unsafe { address(place).cast::<u64>().read() }
+}
+
 /// A heap, as one participant uses it.
 pub trait Heap: Send + 'static {
     /// Allocates `len` bytes, at least 8, and writes `value` into the first 8.

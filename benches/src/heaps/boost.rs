@@ -3,7 +3,7 @@
 //! Best fit by a red-black tree, called through C functions (`boost/heap.cpp`), with the default process-shared mutex or
 //! without any. A forked process has the segment at the same address.
 
-use super::{Heap, Place};
+use super::{Heap, Place, address, place_at, value_at};
 use std::ffi::{CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::process;
@@ -107,24 +107,19 @@ impl<F: Functions> Heap for Boost<F> {
     fn allocate(&self, len: usize, value: u64) -> Option<Place> {
         // SAFETY: a segment that is there.
         let object = unsafe { F::ALLOCATE(self.0.segment, len) };
-        if object.is_null() {
-            return None;
-        }
-        // SAFETY: at least 8 bytes, aligned to as many, and nobody else has them.
-        unsafe { object.cast::<u64>().write(value) };
-        Some(object.expose_provenance() as Place)
+        // SAFETY: Boost gives at least 8 bytes, aligned to 16, or null.
+        unsafe { place_at(object.cast(), value) }
     }
 
     fn read(&self, place: Place) -> u64 {
         // SAFETY: a place is where `allocate` has written.
-        unsafe { std::ptr::with_exposed_provenance::<u64>(place as usize).read() }
+        unsafe { value_at(place) }
     }
 
     #[inline]
     fn free(&self, place: Place, _len: usize) {
-        let object = std::ptr::with_exposed_provenance_mut(place as usize);
         // SAFETY: allocated in this segment, and given back once.
-        unsafe { F::FREE(self.0.segment, object) };
+        unsafe { F::FREE(self.0.segment, address(place).cast()) };
     }
 
     fn check(&self) {

@@ -2,7 +2,7 @@
 //!
 //! Two processes that use them have two heaps.
 
-use super::{Heap, Place};
+use super::{Heap, Place, address, place_at, value_at};
 use std::ffi::c_void;
 
 macro_rules! private_heap {
@@ -16,23 +16,19 @@ macro_rules! private_heap {
             fn allocate(&self, len: usize, value: u64) -> Option<Place> {
                 // SAFETY: any length may be asked for.
                 let object: *mut c_void = unsafe { $allocate(len) };
-                if object.is_null() {
-                    return None;
-                }
-                // SAFETY: at least 8 bytes, aligned to as many, and nobody else has them.
-                unsafe { object.cast::<u64>().write(value) };
-                Some(object.expose_provenance() as Place)
+                // SAFETY: at least 8 bytes, aligned for everything, or null.
+                unsafe { place_at(object.cast(), value) }
             }
 
             fn read(&self, place: Place) -> u64 {
                 // SAFETY: a place is where `allocate` has written.
-                unsafe { std::ptr::with_exposed_provenance::<u64>(place as usize).read() }
+                unsafe { value_at(place) }
             }
 
             #[inline]
             fn free(&self, place: Place, _len: usize) {
                 // SAFETY: allocated above, and given back once.
-                unsafe { $free(std::ptr::with_exposed_provenance_mut(place as usize)) };
+                unsafe { $free(address(place).cast()) };
             }
 
             fn for_process(&self, _number: u64) -> Self {

@@ -4,7 +4,7 @@
 //! 1 MiB; here there are 32, in 8 KiB. This crate's `Tlsf` has 16.
 
 use super::lock::{Guarded, Lock};
-use super::{ALIGN, Heap, Place};
+use super::{ALIGN, Heap, Place, address, place_at, value_at};
 use rlsf::Tlsf;
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -36,20 +36,20 @@ impl<L: Lock> Heap for Rlsf<L> {
     fn allocate(&self, len: usize, value: u64) -> Option<Place> {
         let layout = Layout::from_size_align(len, ALIGN).ok()?;
         let object = self.0.lock().allocate(layout)?;
-        // SAFETY: at least 8 bytes, aligned to as many, and nobody else has them.
-        unsafe { object.cast::<u64>().write(value) };
-        Some(object.as_ptr().expose_provenance() as Place)
+        // SAFETY: so many bytes, and so aligned, as were asked for.
+        unsafe { place_at(object.as_ptr(), value) }
     }
 
     fn read(&self, place: Place) -> u64 {
         // SAFETY: a place is where `allocate` has written.
-        unsafe { pointer(place).cast::<u64>().read() }
+        unsafe { value_at(place) }
     }
 
     #[inline]
     fn free(&self, place: Place, _len: usize) {
+        let object = NonNull::new(address(place)).expect("no object is at zero");
         // SAFETY: allocated with this alignment, and given back once.
-        unsafe { self.0.lock().deallocate(pointer(place), ALIGN) };
+        unsafe { self.0.lock().deallocate(object, ALIGN) };
     }
 
     fn for_process(&self, _number: u64) -> Self {
@@ -59,9 +59,4 @@ impl<L: Lock> Heap for Rlsf<L> {
     fn for_thread(&self) -> Self {
         Self(self.0.share())
     }
-}
-
-#[inline]
-fn pointer(place: Place) -> NonNull<u8> {
-    NonNull::new(std::ptr::with_exposed_provenance_mut(place as usize)).expect("no object is at zero")
 }

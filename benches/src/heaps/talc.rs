@@ -1,7 +1,7 @@
 //! talc: its default bins, over memory that is claimed by hand
 
 use super::lock::{Guarded, Lock};
-use super::{ALIGN, Heap, Place};
+use super::{ALIGN, Heap, Place, address, place_at, value_at};
 use std::alloc::Layout;
 use talc::DefaultBinning;
 use talc::source::Manual;
@@ -30,23 +30,21 @@ impl<L: Lock> Heap for Talc<L> {
         let layout = Layout::from_size_align(len, ALIGN).ok()?;
         // SAFETY: the length is not zero.
         let object = unsafe { self.0.lock().allocate(layout) }?;
-        // SAFETY: at least 8 bytes, aligned to as many, and nobody else has them.
-        unsafe { object.cast::<u64>().write(value) };
-        Some(object.as_ptr().expose_provenance() as Place)
+        // SAFETY: so many bytes, and so aligned, as were asked for.
+        unsafe { place_at(object.as_ptr(), value) }
     }
 
     fn read(&self, place: Place) -> u64 {
         // SAFETY: a place is where `allocate` has written.
-        unsafe { std::ptr::with_exposed_provenance::<u64>(place as usize).read() }
+        unsafe { value_at(place) }
     }
 
     #[inline]
     fn free(&self, place: Place, len: usize) {
         // SAFETY: it was made in `allocate` from the same numbers.
         let layout = unsafe { Layout::from_size_align_unchecked(len, ALIGN) };
-        let object = std::ptr::with_exposed_provenance_mut(place as usize);
         // SAFETY: allocated with this layout, and given back once.
-        unsafe { self.0.lock().deallocate(object, layout) };
+        unsafe { self.0.lock().deallocate(address(place), layout) };
     }
 
     fn for_process(&self, _number: u64) -> Self {
