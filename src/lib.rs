@@ -34,6 +34,7 @@ mod name;
 mod sys;
 mod tenancy;
 mod lock;
+mod event;
 mod heap;
 mod allocator;
 mod header;

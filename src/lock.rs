@@ -79,7 +79,10 @@ pub(crate) trait Word {
     fn replace(&self, old: u32, new: u32) -> bool;
     /// Sleeps while the word is `expected`, at most for `timeout`; may return at any time.
     fn wait(&self, expected: u32, timeout: Duration);
-    fn wake_one(&self);
+    /// Adds to it, and gives what it was; seen by others as what `replace` does.
+    fn add(&self, amount: u32) -> u32;
+    /// Gives how many were asleep and are woken, 0 or 1.
+    fn wake_one(&self) -> usize;
     fn wake_all(&self);
     /// The time, by a clock that goes on while one sleeps.
     fn now(&self) -> Duration;
@@ -103,13 +106,18 @@ impl Word for AtomicU32 {
     }
 
     #[inline]
+    fn add(&self, amount: u32) -> u32 {
+        self.fetch_add(amount, Ordering::AcqRel)
+    }
+
+    #[inline]
     fn wait(&self, expected: u32, timeout: Duration) {
         futex::wait(self, expected, timeout);
     }
 
     #[inline]
-    fn wake_one(&self) {
-        futex::wake_one(self);
+    fn wake_one(&self) -> usize {
+        futex::wake_one(self)
     }
 
     #[inline]
@@ -271,7 +279,7 @@ impl<W: Word> RawLock<W> {
             if left.is_zero() {
                 // The wake that ended the last sleep was perhaps the only one.
                 if asleep != 0 {
-                    self.word.wake_one();
+                    let _: usize = self.word.wake_one();
                 }
                 return Err(LockError::Busy);
             }
@@ -295,7 +303,7 @@ impl<W: Word> RawLock<W> {
     #[inline(never)]
     fn unlock_contended(&self, me: Holder) {
         if self.release(me, NOBODY) {
-            self.word.wake_one();
+            let _: usize = self.word.wake_one();
         }
     }
 
@@ -309,7 +317,7 @@ impl<W: Word> RawLock<W> {
     pub(crate) fn abandon(&self, me: Holder) {
         let generation = (me.0 & GENERATION_MASK).wrapping_sub(1) & GENERATION_MASK;
         if self.release(me, me.0 & !GENERATION_MASK | generation) {
-            self.word.wake_one();
+            let _: usize = self.word.wake_one();
         }
     }
 

@@ -5,9 +5,12 @@
 //! any more: an enum's tag beside the fields of another variant, say. So whoever comes next gets no reference to it,
 //! but an [`Orphaned`], and says what is to be done.
 
+mod event;
 mod mutex;
 mod result;
+mod thread_lock;
 
 pub use crate::error::LockFailure;
+pub use event::{Event, Listening};
 pub use mutex::{Mutex, MutexGuard};
 pub use result::{LockError, LockResult, Orphaned};

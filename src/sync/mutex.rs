@@ -28,18 +28,15 @@
 #![allow(unsafe_code)]
 
 use super::result::{LockError, LockResult, Orphaned};
-use crate::attachment::{Attached, Here};
-use crate::error::LockFailure;
-use crate::lock::{self, Acquired, Holder, RawLock};
+use super::thread_lock::{HeldLock, ThreadLock};
+use crate::lock::{Acquired, Holder, RawLock};
 #[cfg(planted)]
 use crate::planted::{self, Mistake};
 use crate::shareable::{Shareable, TypeTag};
-use crate::thread::own_thread;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit, offset_of};
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use static_assertions::const_assert_eq;
 
@@ -90,11 +87,7 @@ use static_assertions::const_assert_eq;
 /// ```
 #[repr(C)]
 pub struct Mutex<T> {
-    lock: RawLock,
-    /// Whose thread holds it: the holder, as in the lock's word (high half), and the number of the thread (low half). 0
-    /// between taking the lock and saying so here, and between taking this back and giving the lock back. The holder
-    /// stands here too, so that the word of a dead one says nothing of who has taken over since.
-    thread: AtomicU64,
+    lock: ThreadLock,
     /// INVARIANT 1: a valid `T` whenever `lock` is free. Used by nobody but the holder; and, if it is free, by one who
     /// has the mutex for itself. Else any bytes, which may be moved along with the mutex.
     value: UnsafeCell<MaybeUninit<T>>,
@@ -111,8 +104,7 @@ unsafe impl<T: Send> Sync for Mutex<T> {}
 // destroyed, before that one has said what it is.
 unsafe impl<T: Shareable> Shareable for Mutex<T> {
     const TAG: TypeTag = TypeTag::new::<Self>("shmem_bind::Mutex", 1)
-        .with_field("lock", offset_of!(Self, lock), <[AtomicU32; 2]>::TAG)
-        .with_field("thread", offset_of!(Self, thread), AtomicU64::TAG)
+        .with_field("lock", offset_of!(Self, lock), ThreadLock::TAG)
         .with_field("value", offset_of!(Self, value), T::TAG);
     const FROZEN: bool = false;
 }
@@ -120,11 +112,7 @@ unsafe impl<T: Shareable> Shareable for Mutex<T> {
 impl<T> Mutex<T> {
     /// A value that nobody has locked.
     pub const fn new(value: T) -> Self {
-        Self {
-            lock: RawLock::new(),
-            thread: AtomicU64::new(0),
-            value: UnsafeCell::new(MaybeUninit::new(value)),
-        }
+        Self { lock: ThreadLock::new(), value: UnsafeCell::new(MaybeUninit::new(value)) }
     }
 
     /// Locks the value, and waits as long as somebody alive holds it: for ever, if that one is stopped.
@@ -153,17 +141,18 @@ impl<T> Mutex<T> {
     /// As [`lock`](Self::lock), and [`LockFailure::Busy`] when the time is up.
     #[inline]
     pub fn lock_for(&self, timeout: Duration) -> LockResult<'_, T> {
-        let (here, attached) = self.place().ok_or(LockError::Failed(LockFailure::NotAttached))?;
-        let holder = holder(attached).map_err(LockError::Failed)?;
-        let thread = own_thread();
-        if !self.lock.try_lock(holder) {
-            return self.lock_contended(here, attached, thread, timeout);
+        let (lock, acquired) = self.lock.lock_for(timeout).map_err(LockError::Failed)?;
+        let held = Held { mutex: self, lock };
+        match acquired {
+            // SAFETY: nobody held it, so by invariant 1 the value is valid; taken just now, by this one.
+            Acquired::Clean => Ok(unsafe { MutexGuard::new(held) }),
+            #[cfg(planted)]
+            Acquired::OwnerDied if planted::is_planted(Mistake::OrphanAsWhole) => {
+                // SAFETY: none; that is the mistake.
+                Ok(unsafe { MutexGuard::new(held) })
+            }
+            Acquired::OwnerDied => Err(LockError::Orphaned(Orphaned::new(held))),
         }
-        self.thread.store(mark(holder, thread), Ordering::Relaxed);
-        // SAFETY: nobody held it, so by invariant 1 the value is valid; taken just now, by this one.
-        let guard = unsafe { MutexGuard::new(Held { mutex: self, here, holder }) };
-        // Zeros are a lock that nobody holds, also those that have taken the place of this one.
-        if attached.is_severed() { Err(LockError::Failed(LockFailure::Severed)) } else { Ok(guard) }
     }
 
     /// Locks the value if nobody alive holds it, without waiting. (Whether a holder is alive takes some system calls to say.)
@@ -173,48 +162,6 @@ impl<T> Mutex<T> {
     #[inline]
     pub fn try_lock(&self) -> LockResult<'_, T> {
         self.lock_for(Duration::ZERO)
-    }
-
-    #[cold]
-    fn lock_contended<'a>(
-        &'a self,
-        here: Here<'a>,
-        attached: &Attached,
-        thread: u32,
-        timeout: Duration,
-    ) -> LockResult<'a, T> {
-        let holder = holder(attached).map_err(LockError::Failed)?;
-        // This thread holds it, through this attachment or another one: had it given the lock back, it would not be marked.
-        let is_mine = |now| self.thread.load(Ordering::Relaxed) == mark(now, thread) && attached.is_ours(now);
-        if self.lock.holder().is_some_and(is_mine) {
-            return Err(LockError::Failed(LockFailure::Deadlock));
-        }
-        let acquired = self.lock.lock(holder, attached, timeout).map_err(|error| {
-            LockError::Failed(match error {
-                lock::LockError::Busy => LockFailure::Busy,
-                lock::LockError::NotRecoverable => LockFailure::NotRecoverable,
-                lock::LockError::Damaged => LockFailure::Damaged,
-            })
-        })?;
-        self.thread.store(mark(holder, thread), Ordering::Relaxed);
-        let held = Held { mutex: self, here, holder };
-        let result = match acquired {
-            // SAFETY: as in `lock_for`.
-            Acquired::Clean => Ok(unsafe { MutexGuard::new(held) }),
-            #[cfg(planted)]
-            Acquired::OwnerDied if planted::is_planted(Mistake::OrphanAsWhole) => {
-                // SAFETY: none; that is the mistake.
-                Ok(unsafe { MutexGuard::new(held) })
-            }
-            Acquired::OwnerDied => Err(LockError::Orphaned(Orphaned::new(held))),
-        };
-        if attached.is_severed() { Err(LockError::Failed(LockFailure::Severed)) } else { result }
-    }
-
-    #[inline]
-    fn place(&self) -> Option<(Here<'_>, &Attached)> {
-        let here = Here::of(self)?;
-        Some((here, here.get()?))
     }
 
     /// Where the value is, for those who have it locked by other means than references.
@@ -236,18 +183,6 @@ impl<T> Mutex<T> {
         // SAFETY: by invariant 1 it is valid, and nobody else's; the mutex is not used any more, nor dropped.
         Ok(unsafe { this.as_ptr().read() })
     }
-}
-
-/// This attachment, as one that may hold locks.
-#[inline]
-fn holder(attached: &Attached) -> Result<Holder, LockFailure> {
-    let failure = || if attached.is_read_only() { LockFailure::ReadOnly } else { LockFailure::Severed };
-    attached.holder().ok_or_else(failure)
-}
-
-/// What stands in the second word of a mutex that this thread of this holder has.
-const fn mark(holder: Holder, thread: u32) -> u64 {
-    (holder.bits() as u64) << 32 | thread as u64
 }
 
 impl<T> Drop for Mutex<T> {
@@ -278,12 +213,11 @@ impl<T> fmt::Debug for Mutex<T> {
     }
 }
 
-/// A lock that is held. Whoever has it gives it back, once.
+/// A mutex whose lock is held. Whoever has it gives it back, once.
 pub(super) struct Held<'a, T> {
     mutex: &'a Mutex<T>,
-    /// INVARIANT 2: the attachment that `mutex` lies in, and `holder` its word.
-    here: Here<'a>,
-    holder: Holder,
+    /// INVARIANT 2: that of `mutex`.
+    lock: HeldLock<'a>,
 }
 
 impl<T> Clone for Held<'_, T> {
@@ -302,11 +236,7 @@ impl<'a, T> Held<'a, T> {
     /// Gives the lock back, by one of the ways of [`RawLock`].
     #[inline]
     pub(super) fn end(self, how: fn(&RawLock, Holder)) {
-        // In a child after `fork` it is the parent's, and may not even be mapped.
-        if self.here.get().is_some() {
-            self.mutex.thread.store(0, Ordering::Relaxed);
-            how(&self.mutex.lock, self.holder);
-        }
+        self.lock.end(how);
     }
 }
 
@@ -339,7 +269,7 @@ impl<T> Deref for MutexGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: by invariant 3 it is valid and nobody else's, and by invariant 2 it lies in an attachment that stays.
+        // SAFETY: by invariant 3 it is valid and nobody else's, and by invariant 2 and that of [`HeldLock`] it lies in an attachment that stays.
         unsafe { &*self.0.mutex.as_ptr() }
     }
 }

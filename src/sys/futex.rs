@@ -20,18 +20,18 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
     let _: Result<(), Errno> = futex::wait(word, Flags::empty(), expected, Some(&timeout));
 }
 
-/// Wakes one who sleeps on this word.
+/// Wakes one who sleeps on this word; gives how many that were, 0 or 1.
 #[doc(alias = "FUTEX_WAKE")]
-pub(crate) fn wake_one(word: &AtomicU32) {
-    wake(word, 1);
+pub(crate) fn wake_one(word: &AtomicU32) -> usize {
+    wake(word, 1)
 }
 
 /// Wakes all who sleep on this word.
 pub(crate) fn wake_all(word: &AtomicU32) {
-    wake(word, i32::MAX.unsigned_abs());
+    let _: usize = wake(word, i32::MAX.unsigned_abs());
 }
 
-fn wake(word: &AtomicU32, count: u32) {
+fn wake(word: &AtomicU32, count: u32) -> usize {
     // Fails for an address that is not mapped, and a reference is.
-    let _: Result<usize, Errno> = futex::wake(word, Flags::empty(), count);
+    futex::wake(word, Flags::empty(), count).unwrap_or_default()
 }

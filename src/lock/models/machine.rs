@@ -283,19 +283,20 @@ impl View {
         }
     }
 
-    fn wake(&self, count: usize) {
+    fn wake(&self, count: usize) -> usize {
         self.step();
         let is_after_release = self.has_released.replace(false);
         if self.is(Mistake::UnlockWithoutWake) && is_after_release
             || self.is(Mistake::WakeKept) && !is_after_release
         {
-            return;
+            return 0;
         }
         let mut kernel = self.machine.kernel.lock().unwrap();
         let count = count.min(kernel.sleepers.len());
         for process in kernel.sleepers.drain(..count) {
             self.machine.alarms[process].notify_one();
         }
+        count
     }
 }
 
@@ -353,12 +354,17 @@ impl Word for View {
         self.deaths.set(kernel.deaths);
     }
 
-    fn wake_one(&self) {
-        self.wake(1);
+    fn add(&self, amount: u32) -> u32 {
+        self.step();
+        self.machine.word.fetch_add(amount, Ordering::AcqRel)
+    }
+
+    fn wake_one(&self) -> usize {
+        self.wake(1)
     }
 
     fn wake_all(&self) {
-        self.wake(if self.is(Mistake::GiveUpWakesOne) { 1 } else { usize::MAX });
+        let _: usize = self.wake(if self.is(Mistake::GiveUpWakesOne) { 1 } else { usize::MAX });
     }
 
     fn now(&self) -> Duration {

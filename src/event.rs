@@ -1,0 +1,119 @@
+//! Waiting for something to happen
+//!
+//! A word that counts what has happened, and on which processes sleep. Whoever waits says first that it [listens](RawEvent::listen),
+//! then looks whether what it waits for is so, and if not waits for the count to change. Whoever brings that about does so
+//! first, and [notifies](RawEvent::notify_one) then. Both change this one word, so one of them sees the other: either the waiter
+//! sees what was brought about, or the notifier sees that there is somebody to be woken.
+//!
+//! # The word
+//!
+//! | bits | field | meaning |
+//! |---|---|---|
+//! | 0..=7 | marks | 0: nobody sleeps here; else another number for each one that begins to listen |
+//! | 8..=31 | count | of notifications, from zero again after 2^24 |
+//!
+//! Zero is an event that never happened and that nobody waits for.
+//!
+//! | word | event | next | and then |
+//! |---|---|---|---|
+//! | count, marks | listen | count, other marks | the waiter looks whether it has to wait |
+//! | the count it listened at | wait | the same | sleeps, at most for a slice, looks again |
+//! | another count | wait | the same | goes on |
+//! | count, 0 | notify | count + 1, 0 | |
+//! | count, marks | notify all | count + 1, 0 | wakes all |
+//! | count, marks | notify one | count + 1, marks | wakes one; if nobody slept, marks become 0, if they are the same still |
+//!
+//! Marks say that somebody may sleep. They are taken back only while the word is exactly what it was when nobody slept: who
+//! began to listen since has other marks, and who listened before and does not sleep yet will not, since the count is another one.
+//!
+//! Nothing that the dead leave here has to be put right. A notifier that is killed between counting and waking, and a sleeper that is
+//! killed when it was woken in the place of another one, delay others by one slice: these find another count then.
+//! For the same reason a waiter may go on although another one was meant, and a waiter that sleeps through 2^24 notifications within
+//! one slice sleeps another slice. So whoever goes on looks again whether what it waits for is so.
+
+use crate::lock::Word;
+use core::sync::atomic::AtomicU32;
+use core::time::Duration;
+use static_assertions::const_assert_eq;
+
+const MARKS: u32 = 0xff;
+const COUNT_ONE: u32 = 1 << 8;
+
+/// The longest sleep of one who waits for something that may take for ever. Only after a death it matters.
+const SLICE: Duration = Duration::from_millis(250);
+
+/// Something that happens again and again.
+#[repr(transparent)]
+#[derive(Debug)]
+pub(crate) struct RawEvent<W = AtomicU32> {
+    word: W,
+}
+
+const_assert_eq!(size_of::<RawEvent>(), 4);
+
+/// How often it had happened, when somebody began to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Count(u32);
+
+impl RawEvent {
+    pub(crate) const fn new() -> Self {
+        Self { word: AtomicU32::new(0) }
+    }
+}
+
+impl<W: Word> RawEvent<W> {
+    /// Says that somebody may be going to sleep. What is looked at after this is not older than what was brought about
+    /// before the last notification that is counted.
+    pub(crate) fn listen(&self) -> Count {
+        loop {
+            let word = self.word.load();
+            let marks = match word & MARKS {
+                MARKS => 1,
+                marks => marks.wrapping_add(1),
+            };
+            // SYNC: an exchange here and one in `notify_*`: the later one sees what came before the earlier one.
+            if self.word.replace(word, word & !MARKS | marks) {
+                return Count(word & !MARKS);
+            }
+        }
+    }
+
+    /// Whether it has happened since.
+    pub(crate) fn has_happened_since(&self, since: Count) -> bool {
+        self.word.load() & !MARKS != since.0
+    }
+
+    /// Sleeps until it happens, for at most `timeout`, or a slice; gives whether it has. May return at any time.
+    pub(crate) fn sleep(&self, since: Count, timeout: Duration) -> bool {
+        let word = self.word.load();
+        if word & !MARKS == since.0 && !timeout.is_zero() {
+            // Marks of zero would be damage: nobody takes back those of one who listens before it counts.
+            self.word.wait(word, timeout.min(SLICE));
+        }
+        self.has_happened_since(since)
+    }
+
+    /// Counts it, and wakes one who sleeps.
+    pub(crate) fn notify_one(&self) {
+        let word = self.count();
+        if word & MARKS != 0 && self.word.wake_one() == 0 {
+            // Nobody slept; if it fails somebody has begun to listen since, or it has happened again.
+            let _: bool = self.word.replace(word, word & !MARKS);
+        }
+    }
+
+    /// Counts it, and wakes all who sleep.
+    pub(crate) fn notify_all(&self) {
+        let word = self.count();
+        if word & MARKS != 0 {
+            self.word.wake_all();
+            let _: bool = self.word.replace(word, word & !MARKS);
+        }
+    }
+
+    /// Gives the word with this one counted.
+    fn count(&self) -> u32 {
+        // SYNC: with `listen`.
+        self.word.add(COUNT_ONE).wrapping_add(COUNT_ONE)
+    }
+}
