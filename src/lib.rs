@@ -35,7 +35,7 @@ mod sys;
 mod tenancy;
 mod lock;
 mod heap;
-mod allocator;
+pub mod allocator;
 mod header;
 mod whereabouts;
 mod region;
@@ -60,6 +60,7 @@ pub mod sync;
 #[cfg(feature = "alloc")]
 mod listing;
 
+#[doc(inline)]
 pub use allocator::{Bump, RegionAllocator, Slab, Tlsf};
 pub use allocator_id::AllocatorId;
 pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Reclaimed};
@@ -68,15 +69,14 @@ pub use boxed::{ReadRef, ShmemBox};
 pub use copy_region::CopyRegion;
 pub use error::{
     AllocError, ArenaError, BoxError, CopyError, DirectoryError, Errno, FileKind, HandleError, HeaderError,
-    HeapError, LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
+    LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
 };
 pub use handle::Handle;
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
-pub use heap::{Block, Heap, HeapGuard, PlainHeap, Request, Usage, Visit, Word, Words};
+pub use heap::Usage;
 #[cfg(feature = "alloc")]
 pub use listing::segments;
 pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
-pub use object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;

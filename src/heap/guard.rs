@@ -85,7 +85,7 @@ impl HeapGuard<'_, '_> {
     /// Takes the blocks that wait to be freed, and passes the offset of each to `free`.
     ///
     /// The allocator calls this at least whenever it runs short, and in its recovery, after which it frees
-    /// what [was popped](crate::BlockState::is_popped) by one that died.
+    /// what [was popped](crate::allocator::BlockState::is_popped) by one that died.
     ///
     /// # Errors
     /// [`HeapError::Damaged`], and what `free` says.

@@ -15,7 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Examples
 /// ```
-/// use shmem_bind::{PlainHeap, RegionAllocator, Request, Tlsf};
+/// use shmem_bind::allocator::{PlainHeap, Request};
+/// use shmem_bind::{RegionAllocator, Tlsf};
 /// use std::sync::atomic::AtomicU64;
 ///
 /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// assert_eq!(heap.block(offset)?.extent.object_len(), Some(100));
 /// Tlsf::free(&heap, offset)?;
 /// Tlsf::check(&heap)?;
-/// # Ok::<(), shmem_bind::HeapError>(())
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct PlainHeap {

@@ -110,7 +110,7 @@ impl<'a> Heap<'a> {
     ///
     /// # Examples
     /// ```
-    /// # use shmem_bind::PlainHeap;
+    /// # use shmem_bind::allocator::PlainHeap;
     /// # use std::sync::atomic::AtomicU64;
     /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
     /// let plain = PlainHeap::new(4096);
@@ -120,7 +120,7 @@ impl<'a> Heap<'a> {
     /// words.get::<1>().commit(2);
     /// assert_eq!((heap.load(8)?, heap.load(16)?), (1, 2));
     /// assert!(heap.words::<3>(4080).is_err());
-    /// # Ok::<(), shmem_bind::HeapError>(())
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
     /// ```
     #[inline(always)]
     pub fn words<'h, const N: usize>(&'h self, offset: u64) -> Result<Words<'h, 'a, N>, HeapError> {

@@ -91,7 +91,8 @@ const COLOUR: u64 = 1 << 7;
 ///
 /// # Examples
 /// ```
-/// use shmem_bind::{Bump, PlainHeap, RegionAllocator};
+/// use shmem_bind::allocator::PlainHeap;
+/// use shmem_bind::{Bump, RegionAllocator};
 /// use std::sync::atomic::AtomicU64;
 ///
 /// let memory: Vec<AtomicU64> = (0..32).map(|_| AtomicU64::new(0)).collect();
@@ -101,7 +102,7 @@ const COLOUR: u64 = 1 << 7;
 /// let first = Bump::allocate(&heap, &plain.request(100, 1, 0))?;
 /// let second = Bump::allocate(&heap, &plain.request(8, 8, 0))?;
 /// assert_eq!(second, first + 128);
-/// # Ok::<(), shmem_bind::HeapError>(())
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
 /// ```
 #[derive(Debug)]
 pub enum Bump {}
