@@ -165,7 +165,7 @@ unsafe impl<const CELL: u64> RegionAllocator for Pool<CELL> {
                 Some(slot) => BlockState::owned_by(slot).ok_or(HeapError::Damaged { at: block.offset })?,
                 None => block.state,
             };
-            if !state.is_free() && !keep(&Block { state, ..*block }) {
+            if !state.is_free() && !keep(&block.with_state(state)) {
                 heap.commit_state(block.offset, BlockState::FREE)?;
                 freed += CELL;
             }

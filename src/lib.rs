@@ -55,6 +55,7 @@ mod handle;
 mod boxed;
 mod shared;
 mod pinned;
+mod pointers;
 mod arena;
 pub mod sync;
 #[cfg(feature = "alloc")]

@@ -130,6 +130,7 @@ fn count_more(count: &AtomicU64, attachment: &Attachment) {
 impl<T: ?Sized> ShmemBox<T> {
     /// Shares the value with others: by clones, and, if it is an object of an arena, by a
     /// [name](crate::Arena::publish).
+    #[must_use = "dropped, it takes the value along if it is the last"]
     pub fn into_arc(this: Self) -> ShmemArc<T>
     where
         T: Sync,

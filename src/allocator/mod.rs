@@ -43,7 +43,7 @@ pub use crate::heap::Usage;
 /// Boxes make references to what an allocator hands out. So, as long as the words of the heap are changed by its
 /// functions alone, and by arenas as described below, an implementation promises:
 /// 1. **Blocks.** A block begins with the three words of a header, at an offset that is 8 more than a multiple of
-///    16; its [extent](crate::allocator::Extent) says how long it is, a multiple of 16 and at least 32 bytes, and how much
+///    16; its [extent](Extent) says how long it is, a multiple of 16 and at least 32 bytes, and how much
 ///    the object leaves over. Blocks do not overlap, and lie between the allocator's own words and the heap's end.
 /// 2. **Allocate.** The object, [`Request::len`] bytes from 24 after the block's offset, is within the block, and
 ///    aligned to [`Request::align`]. The block was free, and is handed out once: the last thing that happens to
@@ -52,7 +52,7 @@ pub use crate::heap::Usage;
 /// 3. **In use.** The allocator does not change the state and the tag of a block in use, nor its object, nor
 ///    what the extent says of it, until `free` or `retain` gives it back. An arena changes the state of its blocks, but
 ///    never to or from free.
-/// 4. **Free.** First the state becomes [`FREE`](crate::allocator::BlockState::FREE), by [`Heap::commit_state`]; killed
+/// 4. **Free.** First the state becomes [`FREE`](BlockState::FREE), by [`Heap::commit_state`]; killed
 ///    before that, the block is in use still, and after it, it is free. What is in the memory of the block's object is
 ///    the allocator's from then on.
 /// 5. **Death.** Wherever a process is killed, the functions called by others find a heap that they can put
@@ -89,7 +89,7 @@ pub unsafe trait RegionAllocator: Sized + 'static {
     ///
     /// # Errors
     /// - [`HeapError::Busy`]: the lock is taken. Nothing has changed; the caller leaves the block to the next holder
-    ///   of the lock, who finds it by [`HeapGuard::take_condemned`](crate::allocator::HeapGuard::take_condemned).
+    ///   of the lock, who finds it by [`HeapGuard::take_condemned`].
     /// - [`HeapError::Damaged`]: it is no block in use, or the heap is not as it must be.
     fn free(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError>;
 

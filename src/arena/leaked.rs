@@ -10,7 +10,7 @@ use crate::typed::{self, Object};
 use core::sync::atomic::{Ordering, fence};
 
 /// An object that was [leaked](crate::ShmemBox::leak), and has not been claimed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeakedObject {
     block: u64,
     serial: u64,

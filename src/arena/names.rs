@@ -100,6 +100,42 @@ impl<A: RegionAllocator> Arena<A> {
         result.map(|()| object)
     }
 
+    /// Takes a name away without knowing of which type its object is: for tools that clean up.
+    ///
+    /// The object stays as long as somebody holds it. Only who knows the type can destroy it: if nobody else holds it, its
+    /// memory is given back without its destructor, as if its last user had been killed.
+    ///
+    /// # Errors
+    /// As [`unpublish`](Self::unpublish), without `Mismatch`.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, DirectoryError, ShmemBox, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// arena.publish("session 7", &ShmemBox::into_arc(arena.alloc(100_u64)?))?;
+    /// arena.publish("session 8", &ShmemBox::into_arc(arena.alloc_str("eight")?))?;
+    /// let names: Result<Vec<_>, DirectoryError> = arena.names().collect();
+    /// for entry in names?.iter().filter(|entry| entry.name().starts_with("session ") && entry.holders() == 0) {
+    ///     arena.unpublish_any(entry.name())?;
+    /// }
+    /// assert_eq!(arena.names().count(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn unpublish_any(&self, name: &str) -> Result<(), DirectoryError> {
+        let key = self.key(name)?;
+        // As in `unpublish`. The last one frees the object, whatever it was.
+        let (object, result) = self.enter(|place, entered| {
+            let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
+            Ok((self.hold_any(place, &found)?, entered.unpublish(&found)))
+        })?;
+        drop(object);
+        result
+    }
+
     /// Finds the object that was [published](Self::publish) under a name.
     ///
     /// # Errors
@@ -259,6 +295,22 @@ impl<A: RegionAllocator> Arena<A> {
         let value = unsafe { T::pointer(start, len) };
         // SAFETY: as above, by this attachment, and `hold` has said whether it is the first.
         Ok(unsafe { ShmemArc::from_held(value, &self.conf.0, is_first) })
+    }
+
+    /// A reference to the object of a name, whatever it is, as one to a value without bytes. The caller holds the
+    /// directory's lock.
+    fn hold_any(
+        &self,
+        (attached, heap): (&Attached, &Heap<'_>),
+        found: &Found,
+    ) -> Result<ShmemArc<()>, DirectoryError> {
+        let damaged = HeapError::Damaged { at: found.object };
+        let block = heap.block(found.object)?;
+        let len = block.extent.object_len().ok_or(damaged)?;
+        let start = attached.region.object(block.payload(), len, align_of::<()>())?;
+        let is_first = shared::hold(attached, heap, found.object)?.map_err(|_| damaged)?;
+        // SAFETY: held just now, by this attachment; `hold` has said whether it is the first. Anywhere is a `()`.
+        Ok(unsafe { ShmemArc::from_held(start.cast(), &self.conf.0, is_first) })
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod arena;
 mod copy;
+#[cfg(feature = "std")]
+mod io;
 mod lock;
 mod unusable;
 
@@ -584,22 +586,24 @@ impl<T> From<Rejected<T>> for ShmemError {
     }
 }
 
-#[cfg(feature = "std")]
-impl From<ShmemError> for std::io::Error {
-    fn from(error: ShmemError) -> Self {
-        use std::io::ErrorKind;
-        let kind = match error {
-            ShmemError::Os { errno, .. } => std::io::Error::from(errno).kind(),
-            ShmemError::Name(_) | ShmemError::Size(_) => ErrorKind::InvalidInput,
-            ShmemError::NotFound => ErrorKind::NotFound,
-            ShmemError::AlreadyExists => ErrorKind::AlreadyExists,
-            ShmemError::ForeignUser { .. } | ShmemError::Permissive { .. } => ErrorKind::PermissionDenied,
-            ShmemError::Header(_) => ErrorKind::InvalidData,
-            ShmemError::Busy | ShmemError::Lock(LockFailure::Busy) => ErrorKind::TimedOut,
-            ShmemError::FileSystem => ErrorKind::Unsupported,
-            ShmemError::NoSpace { .. } => ErrorKind::StorageFull,
-            _ => ErrorKind::Other,
-        };
-        Self::new(kind, error)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use static_assertions::assert_impl_all;
+
+    // As `Box<dyn Error + Send + Sync>`, and the errors of other crates, want them.
+    assert_impl_all!(ShmemError: Error, Send, Sync, Copy);
+    assert_impl_all!(NameError: Error, Send, Sync, Copy);
+    assert_impl_all!(SizeError: Error, Send, Sync, Copy);
+    assert_impl_all!(HeaderError: Error, Send, Sync, Copy);
+    assert_impl_all!(BoxError: Error, Send, Sync, Copy);
+    assert_impl_all!(OwnError: Error, Send, Sync, Copy);
+    assert_impl_all!(ArenaError: Error, Send, Sync, Copy);
+    assert_impl_all!(AllocError: Error, Send, Sync, Copy);
+    assert_impl_all!(HandleError: Error, Send, Sync, Copy);
+    assert_impl_all!(HeapError: Error, Send, Sync, Copy);
+    assert_impl_all!(DirectoryError: Error, Send, Sync, Copy);
+    assert_impl_all!(LockFailure: Error, Send, Sync, Copy);
+    assert_impl_all!(CopyError: Error, Send, Sync, Copy);
+    assert_impl_all!(Rejected<u8>: Error, Send, Sync, Copy);
 }

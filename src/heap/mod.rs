@@ -380,6 +380,7 @@ impl fmt::Debug for Heap<'_> {
 
 /// A block, as it was at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Block {
     /// Where its header begins, in bytes from the start of the heap: 8 more than a multiple of 16.
     pub offset: u64,
@@ -403,10 +404,17 @@ impl Block {
     pub const fn end(&self) -> Option<u64> {
         self.offset.checked_add(self.extent.len())
     }
+
+    /// The same block in another state, as an allocator shows it to the judge of
+    /// [`retain`](crate::RegionAllocator::retain).
+    #[must_use]
+    pub const fn with_state(self, state: BlockState) -> Self {
+        Self { state, ..self }
+    }
 }
 
 /// What is wanted of an allocator.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     len: u64,
     align: u64,

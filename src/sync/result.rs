@@ -19,7 +19,7 @@ pub type LockResult<'a, T> = Result<MutexGuard<'a, T>, LockError<'a, T>>;
 pub enum LockError<'a, T> {
     /// The lock is held now; but its last holder died, so the value may be half-written.
     Orphaned(Orphaned<'a, T>),
-    /// It is not held.
+    /// It is not held. The reason is never [`LockFailure::OwnerDied`].
     Failed(LockFailure),
 }
 
@@ -59,6 +59,14 @@ impl<T> From<LockError<'_, T>> for LockFailure {
 impl<T> From<LockError<'_, T>> for ShmemError {
     fn from(error: LockError<'_, T>) -> Self {
         Self::Lock(error.failure())
+    }
+}
+
+/// An [`Orphaned`] is left to the next one who locks.
+#[cfg(feature = "std")]
+impl<T> From<LockError<'_, T>> for std::io::Error {
+    fn from(error: LockError<'_, T>) -> Self {
+        error.failure().into()
     }
 }
 

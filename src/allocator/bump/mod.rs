@@ -353,7 +353,7 @@ unsafe impl RegionAllocator for Bump {
                 Status::InUse => keep(block),
                 Status::Void(slot) => {
                     let state = BlockState::owned_by(slot).ok_or(HeapError::Damaged { at: block.offset })?;
-                    keep(&Block { state, ..*block })
+                    keep(&block.with_state(state))
                 }
             };
             if !kept {
