@@ -11,6 +11,7 @@
 
 #[macro_use]
 mod macros;
+mod further;
 mod tag;
 mod pattern;
 
