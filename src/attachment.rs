@@ -131,6 +131,21 @@ pub(crate) struct Attached {
 }
 
 /// How a handle came to its segment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, Origin};
+///
+/// # let name = &format!("shmem-bind-doc-{}-origin", std::process::id());
+/// let segment = Builder::new(name).with_size(64).open()?;
+/// match segment.origin() {
+///     Origin::Created => println!("nothing is here yet"),
+///     Origin::Adopted => println!("my predecessor has died"),
+///     _ => println!("others are at work here"),
+/// }
+/// # assert_eq!(segment.origin(), Origin::Created);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Origin {

@@ -35,6 +35,21 @@ impl<A: RegionAllocator> Arena<A> {
     /// - [`DirectoryError::Empty`], [`TooLong`](DirectoryError::TooLong), [`Foreign`](DirectoryError::Foreign),
     ///   [`Forked`](DirectoryError::Forked), [`Busy`](DirectoryError::Busy),
     ///   [`NotRecoverable`](DirectoryError::NotRecoverable), [`Damaged`](DirectoryError::Damaged).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, DirectoryError, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let limit = ShmemBox::into_arc(arena.alloc(100_u64)?);
+    /// arena.publish("limit", &limit)?;
+    /// drop(limit); // the name keeps it
+    ///
+    /// let other = ShmemBox::into_arc(arena.alloc(200_u64)?);
+    /// assert_eq!(arena.publish("limit", &other), Err(DirectoryError::Taken));
+    /// assert_eq!(*arena.find::<u64>("limit")?, 100);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn publish<T: Object + ?Sized>(
         &self,
         name: &str,
@@ -48,6 +63,17 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, DirectoryError, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// arena.publish_pinned("motd", &ShmemBox::into_arc(arena.alloc_str("good morning")?))?;
+    /// assert_eq!(arena.unpublish::<str>("motd").unwrap_err(), DirectoryError::Pinned);
+    /// assert_eq!(arena.conf().find_pinned::<str>("motd")?.len(), 12);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn publish_pinned<T: Object + ?Sized>(
         &self,
         name: &str,
@@ -90,6 +116,19 @@ impl<A: RegionAllocator> Arena<A> {
     /// - [`DirectoryError::Empty`], [`TooLong`](DirectoryError::TooLong), [`Forked`](DirectoryError::Forked),
     ///   [`Busy`](DirectoryError::Busy), [`NotRecoverable`](DirectoryError::NotRecoverable),
     ///   [`Damaged`](DirectoryError::Damaged).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, DirectoryError, ShmemArc, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// arena.publish("limit", &ShmemBox::into_arc(arena.alloc(100_u64)?))?;
+    /// let limit: ShmemArc<u64> = arena.unpublish("limit")?;
+    /// assert_eq!(arena.find::<u64>("limit").unwrap_err(), DirectoryError::NotFound);
+    /// // Nobody else has it, nor will: it can be had for oneself again.
+    /// assert_eq!(*ShmemArc::into_box(limit).unwrap(), 100);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn unpublish<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
         let key = self.key(name)?;
         // The object is held until the lock is given back, so that no destructor runs under it.
@@ -217,6 +256,23 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// As [`find`](Self::find); `NotFound` if it has not been published in time.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// # use std::time::Duration;
+    /// let server = arena.clone();
+    /// let thread = std::thread::spawn(move || {
+    ///     let limit = ShmemBox::into_arc(server.alloc(100_u64).unwrap());
+    ///     server.publish("limit", &limit).unwrap();
+    /// });
+    /// let limit = arena.wait_for::<u64>("limit", Duration::from_secs(60))?;
+    /// assert_eq!(*limit, 100);
+    /// # thread.join().unwrap();
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn wait_for<T: Object + Sync + ?Sized>(
         &self,
         name: &str,
@@ -315,6 +371,21 @@ impl<A: RegionAllocator> Arena<A> {
 }
 
 /// The names of an arena.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, DirectoryError, ShmemBox, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// for (name, number) in [("one", 1_u32), ("two", 2)] {
+///     arena.publish(name, &ShmemBox::into_arc(arena.alloc(number)?))?;
+/// }
+/// let entries: Result<Vec<_>, DirectoryError> = arena.names().collect();
+/// let mut names: Vec<String> = entries?.iter().map(|entry| entry.name().to_owned()).collect();
+/// names.sort();
+/// assert_eq!(names, ["one", "two"]);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Debug)]
 pub struct Names<'a, A> {
     arena: &'a Arena<A>,
@@ -325,6 +396,22 @@ pub struct Names<'a, A> {
 }
 
 /// A name and what is known of its object.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemBox, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let limit = ShmemBox::into_arc(arena.alloc(100_u64)?);
+/// arena.publish_pinned("limit", &limit)?;
+/// for entry in arena.names() {
+///     let entry = entry?;
+///     assert_eq!((entry.name(), entry.size(), entry.holders()), ("limit", 8, 1));
+///     assert!(entry.is_pinned() && entry.is::<u64>() && !entry.is::<i64>());
+///     assert_eq!(entry.type_tag().align(), 8);
+/// }
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct NameEntry {
     name: NameBuffer,

@@ -6,6 +6,19 @@ use core::error::Error;
 use core::fmt;
 
 /// Why a segment's payload could not be used as a value of some type.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{BoxError, Builder, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-box-error", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).open()?.arena::<Tlsf>()?;
+/// // SAFETY: nothing is read: it is no single value.
+/// let error = unsafe { Builder::new(name).attach()?.try_boxed::<u64>() }.unwrap_err();
+/// assert!(matches!(error, BoxError::Arena { .. }));
+/// # drop(arena);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BoxError {
@@ -53,6 +66,16 @@ pub enum BoxError {
 }
 
 /// Why a handle could not become the owner of its segment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, OwnError};
+///
+/// let (_segment, fd) = Builder::memfd().create(4)?;
+/// let observer = Builder::memfd().attach_read_only(&fd)?;
+/// assert_eq!(observer.try_own(), Err(OwnError::ReadOnly));
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OwnError {

@@ -4,6 +4,18 @@ use core::error::Error;
 use core::fmt;
 
 /// What was found where a regular file was expected.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, FileKind, ShmemError};
+///
+/// # let name = &format!("shmem-bind-doc-{}-kind", std::process::id());
+/// std::fs::create_dir(format!("/dev/shm/{name}")).unwrap();
+/// let error = Builder::new(name).attach().unwrap_err();
+/// # std::fs::remove_dir(format!("/dev/shm/{name}")).unwrap();
+/// assert_eq!(error, ShmemError::NotRegular { found: FileKind::Directory });
+/// assert_eq!(FileKind::Directory.to_string(), "a directory");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileKind {
@@ -18,6 +30,18 @@ pub enum FileKind {
 }
 
 /// Which part of a segment's header is not as it must be.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, HeaderError, ShmemError};
+///
+/// # let name = &format!("shmem-bind-doc-{}-header-error", std::process::id());
+/// std::fs::write(format!("/dev/shm/{name}"), [b'x'; 10_000]).unwrap();
+/// # std::fs::set_permissions(format!("/dev/shm/{name}"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+/// let error = Builder::new(name).attach().unwrap_err();
+/// # std::fs::remove_file(format!("/dev/shm/{name}")).unwrap();
+/// assert!(matches!(error, ShmemError::Header(HeaderError::Magic { .. })));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeaderError {

@@ -56,6 +56,26 @@ fn system_call(f: &mut fmt::Formatter<'_>, call: &str, errno: Errno) -> fmt::Res
 }
 
 /// Why a segment could not be created, attached or unlinked.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemError};
+///
+/// # let name = &format!("shmem-bind-doc-{}-error", std::process::id());
+/// match Builder::new(name).attach() {
+///     Ok(segment) => println!("{} bytes", segment.payload_size()),
+///     Err(ShmemError::NotFound) => println!("the server is not running"),
+///     // Says what happened, and what to do about it.
+///     Err(error) => return Err(error),
+/// }
+///
+/// // In functions that give `std::io::Result` all errors of this crate can be handed on by `?`.
+/// fn open(name: &str) -> std::io::Result<usize> {
+///     Ok(Builder::new(name).attach()?.payload_size())
+/// }
+/// assert_eq!(open(name).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+/// # Ok::<(), ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShmemError {

@@ -4,6 +4,14 @@ use core::error::Error;
 use core::fmt;
 
 /// Why a string is not the name of a segment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, NameError, ShmemError};
+///
+/// let error = Builder::new("jobs/high").attach().unwrap_err();
+/// assert_eq!(error, ShmemError::Name(NameError::Slash));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NameError {
@@ -23,6 +31,14 @@ pub enum NameError {
 }
 
 /// Why a number is not the size of a segment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemError, SizeError};
+///
+/// let error = Builder::memfd().create(-1).unwrap_err();
+/// assert_eq!(error, ShmemError::Size(SizeError::Negative { asked: -1 }));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SizeError {
