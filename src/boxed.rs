@@ -12,18 +12,17 @@
 #![allow(unsafe_code)]
 
 use crate::attachment::Attached;
-use crate::error::{BoxError, HeaderError, HeapError, OwnError};
+use crate::error::{BoxError, HeaderError, OwnError};
 use crate::exports::Exports;
 use crate::handle::Handle;
 use crate::header::{HEADER_LEN, Payload};
 use crate::heap::Heap;
 use crate::lifecycle::Departure;
-use crate::object::{Event, ObjectTag, TAG_OFFSET};
+use crate::object::Event;
 use crate::segment::ShmemConf;
 use crate::shareable::Shareable;
-use crate::typed::Object;
 use core::fmt;
-use core::mem::{ManuallyDrop, MaybeUninit, needs_drop};
+use core::mem::{ManuallyDrop, needs_drop};
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
@@ -372,69 +371,6 @@ impl<T: Shareable> ShmemBox<T> {
         attached.free_block(block);
         drop(this.into_parts());
         Ok(value)
-    }
-}
-
-impl<T: Shareable> ShmemBox<MaybeUninit<T>> {
-    /// Says that the value has been initialised.
-    ///
-    /// # Safety
-    /// It has been, as for [`MaybeUninit::assume_init`].
-    ///
-    /// # Examples
-    /// ```
-    /// use shmem_bind::{Builder, Tlsf};
-    ///
-    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
-    /// let mut number = arena.alloc_uninit::<u64>()?;
-    /// number.write(7);
-    /// // SAFETY: written just now.
-    /// assert_eq!(*unsafe { number.assume_init() }, 7);
-    /// # Ok::<(), shmem_bind::ShmemError>(())
-    /// ```
-    #[must_use]
-    pub unsafe fn assume_init(self) -> ShmemBox<T> {
-        let (value, conf) = self.into_parts();
-        set_tag::<T>(value.cast(), &conf);
-        // By invariant 1 of a box of the same layout, and by the caller's promise.
-        ShmemBox { value: value.cast(), conf }
-    }
-}
-
-impl<T: Shareable> ShmemBox<[MaybeUninit<T>]> {
-    /// Says that the values have been initialised.
-    ///
-    /// # Safety
-    /// All have been, as for [`MaybeUninit::assume_init`].
-    ///
-    /// # Examples
-    /// ```
-    /// use shmem_bind::{Builder, Tlsf};
-    ///
-    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
-    /// let mut numbers = arena.alloc_uninit_slice::<u64>(2)?;
-    /// numbers[0].write(7);
-    /// numbers[1].write(8);
-    /// // SAFETY: both have been written.
-    /// assert_eq!(*unsafe { numbers.assume_init() }, [7, 8]);
-    /// # Ok::<(), shmem_bind::ShmemError>(())
-    /// ```
-    #[must_use]
-    pub unsafe fn assume_init(self) -> ShmemBox<[T]> {
-        let (value, conf) = self.into_parts();
-        set_tag::<[T]>(value.cast(), &conf);
-        let value = NonNull::slice_from_raw_parts(value.cast(), value.len());
-        // By invariant 1 of a box of the same layout, and by the caller's promise.
-        ShmemBox { value, conf }
-    }
-}
-
-/// Says of which type the object at `value` is from now on, which is exclusive.
-fn set_tag<T: Object + ?Sized>(value: NonNull<u8>, conf: &ShmemConf) {
-    if let Some(place) = conf.0.get().and_then(|attached| Place::of(attached, value)) {
-        // Fails only for a block that is none; then nobody finds the object either.
-        let tag = ObjectTag::new(T::TAG).bits();
-        let _: Result<(), HeapError> = place.heap.store(place.block.wrapping_add(TAG_OFFSET), tag);
     }
 }
 

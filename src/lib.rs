@@ -53,6 +53,7 @@ mod copy_region;
 mod typed;
 mod handle;
 mod boxed;
+mod uninit;
 mod shared;
 mod pinned;
 mod pointers;
@@ -65,7 +66,6 @@ mod listing;
 pub use allocator::{Bump, RegionAllocator, Slab, Tlsf};
 pub use allocator_id::AllocatorId;
 pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Reclaimed};
-pub use attachment::Origin;
 pub use boxed::{ReadRef, ShmemBox};
 pub use copy_region::CopyRegion;
 pub use error::{
@@ -75,6 +75,7 @@ pub use error::{
 pub use handle::Handle;
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
 pub use heap::Usage;
+pub use lifecycle::Origin;
 #[cfg(feature = "alloc")]
 pub use listing::segments;
 pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};

@@ -3,10 +3,10 @@
 //! What a user says to get at a segment, and the handle that comes of it. A [`ShmemConf`] is one attachment:
 //! it counts in the header until it, or the box made of it, is dropped.
 
-use crate::attachment::{Attached, Attachment, Origin};
+use crate::attachment::{Attached, Attachment};
 use crate::error::{HeaderError, NameError, OwnError, ShmemError, SizeError};
 use crate::header::{MAX_PAYLOAD, Payload, SegmentId, Statistics};
-use crate::lifecycle::Departure;
+use crate::lifecycle::{Departure, Origin};
 use crate::membership::{OrphanPolicy, Phase, Refusal, UnlinkPolicy};
 use crate::name::Name;
 use crate::open::{self, Intent, Options, ReservePolicy};
@@ -114,6 +114,16 @@ macro_rules! setters {
         /// valid; memory is taken as it grows.
         ///
         /// Only an arena grows. A single value has the size that the segment starts with.
+        ///
+        /// # Examples
+        /// ```
+        /// use shmem_bind::{Builder, Tlsf};
+        ///
+        /// let (segment, _fd) = Builder::memfd().max_size(1 << 30).create(64 * 1024)?;
+        /// assert_eq!((segment.payload_size(), segment.max_size()), (64 * 1024, 1 << 30));
+        /// segment.arena::<Tlsf>()?.grow(1 << 20)?;
+        /// # Ok::<(), shmem_bind::ShmemError>(())
+        /// ```
         pub fn max_size<N: TryInto<i128>>(mut self, size: N) -> Self {
             self.options.max_len = Some(payload_len(size));
             self
@@ -127,6 +137,19 @@ macro_rules! setters {
         /// `0o777` none count.
         ///
         /// While it is being created, and if its creator is killed just then, the umask does narrow them.
+        ///
+        /// # Examples
+        /// ```
+        /// use shmem_bind::{Builder, ShmemError};
+        ///
+        /// # let name = &format!("shmem-bind-doc-{}-{}-mode", std::process::id(), line!());
+        /// let segment = Builder::new(name).mode(0o640).with_size(64).open()?;
+        /// // Who is not told that the group may read it does not use it.
+        /// let error = Builder::new(name).attach().unwrap_err();
+        /// assert_eq!(error, ShmemError::Permissive { mode: 0o640, allowed: 0o600 });
+        /// # drop(segment);
+        /// # Ok::<(), ShmemError>(())
+        /// ```
         pub fn mode(mut self, mode: u32) -> Self {
             self.options.mode = mode & 0o777;
             self
@@ -170,6 +193,18 @@ macro_rules! setters {
         ///
         /// # Errors
         /// As [`attach`](Self::attach), without `Orphaned`, `Full`, `Busy` and `FileSystem`.
+        ///
+        /// # Examples
+        /// ```
+        /// use shmem_bind::Builder;
+        ///
+        /// # let name = &format!("shmem-bind-doc-{}-{}-read-only", std::process::id(), line!());
+        /// let segment = Builder::new(name).with_size(64).open()?;
+        /// let observer = Builder::new(name).attach_read_only()?;
+        /// assert!(observer.is_read_only());
+        /// assert_eq!(segment.attachment_count(), 1, "it counts nowhere");
+        /// # Ok::<(), shmem_bind::ShmemError>(())
+        /// ```
         pub fn attach_read_only(self) -> Result<ShmemConf, ShmemError> {
             open::open(self.name, Ok(Intent::Read), self.options).map(ShmemConf)
         }
@@ -241,6 +276,17 @@ impl BuilderWithSize {
     ///
     /// # Errors
     /// As [`open`](Self::open), and [`ShmemError::AlreadyExists`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # let name = &format!("shmem-bind-doc-{}-create", std::process::id());
+    /// let _segment = Builder::new(name).with_size(64).create()?;
+    /// let error = Builder::new(name).with_size(64).create().unwrap_err();
+    /// assert_eq!(error, ShmemError::AlreadyExists);
+    /// # Ok::<(), ShmemError>(())
+    /// ```
     pub fn create(self) -> Result<ShmemConf, ShmemError> {
         let intent = self.payload_len.map(|payload_len| Intent::Create { payload_len });
         open::open(self.name, intent, self.options).map(ShmemConf)
@@ -345,6 +391,26 @@ pub fn unlink(name: &str) -> Result<(), ShmemError> {
 ///
 /// In a child after `fork` an inherited handle is inert: dropping it changes nothing, and what it is asked it
 /// answers with "nothing".
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, Origin, UnlinkPolicy};
+///
+/// # let name = format!("shmem-bind-doc-{}-conf", std::process::id());
+/// let segment = Builder::new(&name).with_size(64).open()?;
+/// assert_eq!(segment.name(), Some(&*name));
+/// assert_eq!((segment.payload_size(), segment.max_size()), (64, 64));
+/// assert_eq!((segment.origin(), segment.unlink_policy()), (Origin::Created, UnlinkPolicy::OwnerDrop));
+/// assert_eq!(segment.owner_pid(), Some(std::process::id()));
+/// assert_eq!((segment.attachment_count(), segment.is_owner(), segment.is_linked()), (1, true, true));
+///
+/// let other = Builder::new(&name).attach()?;
+/// assert_eq!((other.attachment_count(), other.is_owner()), (2, false));
+/// other.try_own()?; // from now on it decides
+/// drop(other);
+/// assert!(!segment.is_linked() && segment.owner_pid().is_none());
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 pub struct ShmemConf(pub(crate) Attachment);
 
 impl ShmemConf {
@@ -475,6 +541,18 @@ impl ShmemConf {
     /// Detaches and leaves the name and the value in place, also if this handle owns the segment.
     ///
     /// The segment then has no owner until somebody [owns](Self::try_own) it.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::Builder;
+    ///
+    /// # let name = &format!("shmem-bind-doc-{}-leak-conf", std::process::id());
+    /// Builder::new(name).with_size(64).open()?.leak();
+    /// let segment = Builder::new(name).attach()?;
+    /// assert_eq!(segment.owner_pid(), None);
+    /// segment.try_own()?; // and takes it along
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn leak(self) {
         if let Some(attached) = self.0.get() {
             attached.leave(Departure::Leak);
@@ -485,6 +563,15 @@ impl ShmemConf {
     /// arena are given back by [`Arena::sweep`](crate::Arena::sweep), and whenever it is opened.
     ///
     /// Opening a full segment, and leaving one when it matters who is last, do this by themselves.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::Builder;
+    ///
+    /// let (segment, _fd) = Builder::memfd().create(64)?;
+    /// assert_eq!(segment.sweep(), 0, "nobody has died");
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn sweep(&self) -> u32 {
         self.0.get().map_or(0, Attached::sweep)
     }

@@ -61,6 +61,37 @@ pub use crate::heap::Usage;
 ///
 /// # Examples
 /// `examples/custom-allocator.rs` is an implementation to begin from.
+///
+/// ```
+/// use shmem_bind::allocator::{BlockState, PlainHeap};
+/// use shmem_bind::{RegionAllocator, Tlsf};
+/// use std::ops::ControlFlow;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// Tlsf::format(&heap)?;
+/// // An object of 100 bytes, aligned to 8, for attachment number 0.
+/// let block = Tlsf::allocate(&heap, &plain.request(100, 8, 0))?;
+/// assert_eq!(Tlsf::usage(&heap)?.used, 128);
+///
+/// let mut blocks = Vec::new();
+/// Tlsf::walk(&heap, &mut |block| {
+///     blocks.push((block.state.is_free(), block.extent.len()));
+///     ControlFlow::Continue(())
+/// })?;
+/// assert_eq!(blocks[0], (false, 128));
+///
+/// // Attachment 0 has died: what it had is not kept.
+/// plain.kill(0);
+/// let heap = plain.heap(&memory, &[], 1);
+/// let freed = Tlsf::retain(&heap, &mut |block| Some(block.state) != BlockState::owned_by(0))?;
+/// assert_eq!(freed, 128);
+/// assert!(Tlsf::free(&heap, block).is_err(), "once");
+/// Tlsf::check(&heap)?;
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 pub unsafe trait RegionAllocator: Sized + 'static {
     /// Says in the segment's header who has formatted it.
     const ID: AllocatorId;

@@ -66,6 +66,31 @@ impl<'a> Heap<'a> {
 }
 
 /// The heap's lock, held. Dropping it gives the lock back.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::{BlockState, PlainHeap};
+/// use shmem_bind::{RegionAllocator, Tlsf};
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// Tlsf::format(&heap)?;
+/// let block = Tlsf::allocate(&heap, &plain.request(8, 8, 0))?;
+/// // A box was dropped while somebody had the lock.
+/// plain.condemn(&heap, block)?;
+///
+/// let guard = heap.lock(|_| Ok(()))?;
+/// assert!(guard.has_condemned());
+/// guard.take_condemned(|offset| {
+///     assert_eq!(offset, block);
+///     // Here an allocator joins it with its neighbours, as when it is freed.
+///     heap.commit_state(offset, BlockState::FREE)
+/// })?;
+/// assert!(!guard.has_condemned());
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct HeapGuard<'h, 'a> {

@@ -101,6 +101,27 @@ pub(crate) fn commit(word: &AtomicU64, value: u64) {
 /// The memory that an allocator manages, and on whose behalf it works.
 ///
 /// All offsets are in bytes from the start of the heap, which is aligned to 4096 bytes.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// assert_eq!((heap.len(), heap.capacity(), heap.slot()), (4096, 4096, 0));
+/// heap.store(0, 7)?; // under a lock, or before anybody depends on it
+/// heap.commit(8, 1)?; // and this says that it is there
+/// assert_eq!((heap.load(0)?, heap.load(8)?), (7, 1));
+/// assert!(heap.load(4096).is_err() && heap.load(4).is_err());
+/// assert!(heap.check_growth(4096).is_ok() && heap.check_growth(4104).is_err());
+///
+/// let guard = heap.lock(|_| unreachable!("nobody has died"))?;
+/// assert!(heap.try_lock().is_none());
+/// drop(guard);
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 pub struct Heap<'a> {
     words: &'a [AtomicU64],
     control: &'a HeapControl,
@@ -379,6 +400,23 @@ impl fmt::Debug for Heap<'_> {
 }
 
 /// A block, as it was at one moment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::{BlockState, Extent, PlainHeap};
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// heap.commit_extent(8, Extent::new(64, 10))?;
+/// heap.commit_state(8, BlockState::FREE)?;
+/// let block = heap.block(8)?;
+/// assert_eq!((block.payload(), block.end()), (32, Some(72)));
+/// assert!(block.state.is_free() && !block.with_state(BlockState::owned_by(3).unwrap()).state.is_free());
+/// assert!(heap.block(72).is_err(), "there is none");
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Block {
@@ -414,6 +452,23 @@ impl Block {
 }
 
 /// What is wanted of an allocator.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// let request = plain.request(100, 64, 0);
+/// assert_eq!((request.len(), request.align()), (100, 64));
+/// assert_eq!(request.block_len(), Some(128), "24 of the header, and to a multiple of 16");
+/// // A block of 160 bytes will do, and leaves 36 over.
+/// assert_eq!(request.extent(160).map(|extent| extent.slack()), Some(36));
+/// assert_eq!(request.extent(112), None);
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     len: u64,
@@ -490,6 +545,17 @@ impl Request {
 }
 
 /// How much of a heap is in use.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let usage = arena.usage()?;
+/// println!("{} of {} bytes are in use, in {} blocks", usage.used, arena.size(), usage.blocks);
+/// assert!(usage.largest_free <= usage.free && usage.used <= usage.high_water);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
@@ -508,4 +574,25 @@ pub struct Usage {
 }
 
 /// Passes each block on; the answer says whether to go on.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::{Block, PlainHeap};
+/// use shmem_bind::{RegionAllocator, Tlsf};
+/// use std::ops::ControlFlow;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// Tlsf::format(&heap)?;
+/// let mut free = 0;
+/// let mut visit = |block: &Block| {
+///     free += if block.state.is_free() { block.extent.len() } else { 0 };
+///     ControlFlow::Continue(())
+/// };
+/// Tlsf::walk(&heap, &mut visit)?;
+/// assert!(free > 3000);
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 pub type Visit<'v> = dyn FnMut(&Block) -> ControlFlow<()> + 'v;

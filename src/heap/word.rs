@@ -11,6 +11,22 @@ use core::sync::atomic::{AtomicU64, Ordering};
 ///
 /// Several words side by side are checked for at once, by [`Heap::words`]: that is what makes the header of a block
 /// cheap.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// let word = heap.words::<1>(16)?.get::<0>();
+/// word.store(7);
+/// assert_eq!(word.load_relaxed(), 7);
+/// word.commit(8);
+/// assert_eq!(word.load(), 8);
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Word<'h, 'a> {
     /// Counts accesses, in tests.
@@ -70,6 +86,21 @@ impl Word<'_, '_> {
 }
 
 /// `N` words side by side.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// let header = heap.words::<3>(8)?; // checked once
+/// header.get::<1>().store(7);
+/// header.get::<0>().commit(1);
+/// assert_eq!(heap.load(16)?, 7);
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Words<'h, 'a, const N: usize> {
     heap: &'h Heap<'a>,
