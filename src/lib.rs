@@ -49,6 +49,7 @@ mod sigbus;
 mod thread;
 mod open;
 mod segment;
+mod builder;
 mod copy_region;
 mod typed;
 mod handle;
@@ -67,6 +68,7 @@ pub use allocator::{Bump, RegionAllocator, Slab, Tlsf};
 pub use allocator_id::AllocatorId;
 pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Reclaimed};
 pub use boxed::{ReadRef, ShmemBox};
+pub use builder::{Builder, BuilderWithSize, MemfdBuilder, unlink};
 pub use copy_region::CopyRegion;
 pub use error::{
     AllocError, ArenaError, BoxError, CopyError, DirectoryError, Errno, FileKind, HandleError, HeaderError,
@@ -82,7 +84,7 @@ pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
 pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;
-pub use segment::{Builder, BuilderWithSize, MemfdBuilder, ShmemConf, unlink};
+pub use segment::ShmemConf;
 pub use shareable::{AnyBitPattern, NoUninit, Shareable, TagMismatch, TypeTag};
 pub use shared::ShmemArc;
 pub use sigbus::sigbus_fixup;

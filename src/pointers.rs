@@ -98,7 +98,7 @@ impl<T: ?Sized> BorrowMut<T> for ShmemBox<T> {
 mod tests {
     use super::*;
     use crate::allocator::Tlsf;
-    use crate::segment::Builder;
+    use crate::builder::Builder;
     use static_assertions::{assert_impl_all, assert_not_impl_any};
     use std::borrow::ToOwned;
     use std::collections::{BTreeSet, HashMap};

@@ -89,6 +89,13 @@ pub use crate::heap::Usage;
 /// let freed = Tlsf::retain(&heap, &mut |block| Some(block.state) != BlockState::owned_by(0))?;
 /// assert_eq!(freed, 128);
 /// assert!(Tlsf::free(&heap, block).is_err(), "once");
+///
+/// // What an arena does besides.
+/// Tlsf::hold_still(&heap, &mut || assert!(heap.block(block).is_ok()))?;
+/// Tlsf::grow(&heap, 4096)?;
+/// Tlsf::begin_alone(&heap)?;
+/// assert!(heap.private().len() >= Tlsf::PRIVATE_WORDS);
+/// Tlsf::settle(&heap);
 /// Tlsf::check(&heap)?;
 /// # Ok::<(), shmem_bind::allocator::HeapError>(())
 /// ```

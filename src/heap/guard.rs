@@ -167,6 +167,23 @@ impl HeapGuard<'_, '_> {
     }
 
     /// Makes the heap `len` bytes long, at most its capacity; the last step of growing.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::PlainHeap;
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// let plain = PlainHeap::new(1024);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// let guard = heap.lock(|_| Ok(()))?;
+    /// heap.check_growth(4096)?;
+    /// guard.set_len(4096); // after what lies there has been prepared
+    /// assert_eq!(heap.len(), 4096);
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     pub fn set_len(&self, len: u64) {
         self.heap.step();
         self.heap.control.set_len(len);

@@ -207,6 +207,22 @@ impl<'a> Heap<'a> {
 
     /// Memory of this process alone, zero at first, [`PRIVATE_WORDS`](crate::RegionAllocator::PRIVATE_WORDS)
     /// long: for stocks that are lost without harm when the process dies.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::PlainHeap;
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// use std::sync::atomic::Ordering::Relaxed;
+    /// let stock: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+    /// let heap = plain.heap(&memory, &stock, 0);
+    /// heap.private()[3].store(7, Relaxed);
+    /// assert_eq!(heap.load(24)?, 0, "it is no part of the heap");
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     #[inline]
     #[must_use]
     pub const fn private(&self) -> &'a [AtomicU64] {
@@ -263,6 +279,22 @@ impl<'a> Heap<'a> {
     ///
     /// # Errors
     /// As [`word`](Self::word).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::{BlockState, Extent, PlainHeap};
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// let request = plain.request(40, 8, 0);
+    /// heap.commit_extent(8, request.extent(64).unwrap())?;
+    /// heap.hand_out(8, &request)?; // the last step
+    /// assert_eq!(Some(heap.block(8)?.state), BlockState::owned_by(0));
+    /// assert_eq!(heap.block(8)?.extent, Extent::new(64, 0));
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     #[inline]
     pub fn hand_out(&self, offset: u64, request: &Request) -> Result<(), HeapError> {
         let header = self.words::<2>(offset)?;
@@ -338,6 +370,21 @@ impl<'a> Heap<'a> {
     ///
     /// # Errors
     /// As [`word`](Self::word).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::{BlockState, PlainHeap};
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// let mine = BlockState::owned_by(0).unwrap();
+    /// heap.commit_state(8, BlockState::FREE)?;
+    /// assert!(heap.replace_state(8, BlockState::FREE, mine)?, "of all who try, one has it");
+    /// assert!(!heap.replace_state(8, BlockState::FREE, mine)?);
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     #[inline]
     pub fn replace_state(&self, offset: u64, state: BlockState, next: BlockState) -> Result<bool, HeapError> {
         let word = self.word(offset)?;

@@ -175,6 +175,20 @@ impl<'a> Heap<'a> {
     ///
     /// # Errors
     /// [`HeapError::Damaged`] if there is none: whatever the offset was computed from is not as it must be.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::PlainHeap;
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// use std::sync::atomic::Ordering::Relaxed;
+    /// assert_eq!(heap.word(8)?.fetch_add(1, Relaxed), 0);
+    /// assert_eq!(heap.load(8)?, 1);
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     #[inline]
     pub fn word(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
         // Whoever has the word itself may do anything with it, so nothing is put off beyond this.
