@@ -62,6 +62,8 @@ mod arena;
 pub mod sync;
 #[cfg(feature = "alloc")]
 mod listing;
+#[doc = include_str!("how_it_works.md")]
+pub mod how_it_works {}
 
 #[doc(inline)]
 pub use allocator::{Bump, RegionAllocator, Slab, Tlsf};
