@@ -19,10 +19,11 @@
 //! | claimed: kind 0, slot from bit 8 | on its way to that attachment | in use, by `hand_out` |
 //! | anything else | in use; what exactly is up to the arena | free |
 
-use shmem_bind::{
-    AllocatorId, ArenaError, BLOCK_HEADER_LEN, Block, BlockState, Builder, Extent, GRANULE, Heap, HeapError,
-    MIN_BLOCK_LEN, PlainHeap, RegionAllocator, Request, ShmemBox, ShmemError, Usage, Visit,
+use shmem_bind::allocator::{
+    BLOCK_HEADER_LEN, Block, BlockState, Extent, GRANULE, Heap, HeapError, MIN_BLOCK_LEN, PlainHeap, Request,
+    Visit,
 };
+use shmem_bind::{AllocatorId, ArenaError, Builder, RegionAllocator, ShmemBox, ShmemError, Usage};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -164,7 +165,7 @@ unsafe impl<const CELL: u64> RegionAllocator for Pool<CELL> {
                 Some(slot) => BlockState::owned_by(slot).ok_or(HeapError::Damaged { at: block.offset })?,
                 None => block.state,
             };
-            if !state.is_free() && !keep(&Block { state, ..*block }) {
+            if !state.is_free() && !keep(&block.with_state(state)) {
                 heap.commit_state(block.offset, BlockState::FREE)?;
                 freed += CELL;
             }

@@ -128,6 +128,27 @@ const MAX_HEAP: u64 = 1 << 36;
 ///
 /// For heaps from some hundred bytes to 64 GiB; a heap may be larger, but what lies beyond is not used. A block
 /// costs its header of 24 bytes, and up to 31 that are left over.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use shmem_bind::{RegionAllocator, Tlsf};
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// Tlsf::format(&heap)?;
+/// let first = Tlsf::allocate(&heap, &plain.request(100, 8, 0))?;
+/// let second = Tlsf::allocate(&heap, &plain.request(100, 8, 0))?;
+/// Tlsf::free(&heap, first)?;
+/// Tlsf::free(&heap, second)?;
+/// // What is large is cut from a piece that is joined again.
+/// let largest = Tlsf::usage(&heap)?.largest_free;
+/// Tlsf::free(&heap, Tlsf::allocate(&heap, &plain.request(largest, 8, 0))?)?;
+/// Tlsf::check(&heap)?;
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Debug)]
 pub enum Tlsf {}
 
