@@ -31,7 +31,7 @@
 //! For the same reason a waiter may go on although another one was meant, and a waiter that sleeps through 2^24 notifications within
 //! one slice sleeps another slice. So whoever goes on looks again whether what it waits for is so.
 
-use crate::lock::Word;
+use crate::word::Word;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 use static_assertions::const_assert_eq;
