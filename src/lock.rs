@@ -36,9 +36,9 @@
 //!
 //! # How it is checked
 //!
-//! The lock is written over a [`Word`], and loom goes through the interleavings of two and three processes, each of which may die
-//! before any of its steps (`lock/models.rs`). That nobody sleeps for ever is checked with sleeps that only a wake or a death ends, so what
-//! rests on the time-out in the end shows.
+//! The lock is written over a [`Word`], in whose place the tests put one of loom's (`lock/models.rs`): loom goes through the
+//! interleavings of two and three processes, each of which may die before any of its steps. That nobody sleeps for ever is
+//! checked with sleeps that only a wake or a death ends, so what rests on the time-out in the end shows.
 
 use crate::membership::Slot;
 #[cfg(planted)]
