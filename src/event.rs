@@ -68,6 +68,12 @@ impl RawEvent {
 }
 
 impl<W: Word> RawEvent<W> {
+    /// One that is made of this word.
+    #[cfg(test)]
+    pub(crate) const fn over(word: W) -> Self {
+        Self { word }
+    }
+
     /// Says that somebody may be going to sleep. What is looked at after this is not older than what was brought about
     /// before the last notification that is counted.
     pub(crate) fn listen(&self) -> Count {
