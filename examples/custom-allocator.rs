@@ -20,8 +20,8 @@
 //! | anything else | in use; what exactly is up to the arena | free |
 
 use shmem_bind::{
-    AllocatorId, ArenaError, BLOCK_HEADER_LEN, Block, BlockState, Builder, Extent, GRANULE, Heap, HeapError,
-    MIN_BLOCK_LEN, PlainHeap, RegionAllocator, Request, ShmemBox, ShmemError, Usage, Visit,
+    AllocatorId, ArenaError, BLOCK_HEADER_LEN, Block, BlockState, Builder, Demand, Extent, GRANULE, Heap,
+    HeapError, MIN_BLOCK_LEN, PlainHeap, RegionAllocator, Request, ShmemBox, ShmemError, Usage, Visit,
 };
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -213,6 +213,16 @@ unsafe impl<const CELL: u64> RegionAllocator for Pool<CELL> {
             guard.set_len(len);
         }
         Ok(())
+    }
+
+    fn required_len(demand: &Demand<'_>) -> Option<u64> {
+        let (mut cells, mut fits) = (0_u64, true);
+        demand.each(|request, count| {
+            fits &= request.extent(CELL).is_some() && request.align() <= GRANULE || count == 0;
+            cells = cells.saturating_add(count);
+        });
+        let len = cells.max(1).checked_mul(CELL)?.checked_add(FIRST)?;
+        fits.then_some(len)
     }
 }
 

@@ -62,17 +62,17 @@ mod listing;
 
 pub use allocator::{Bump, RegionAllocator, Slab, Tlsf};
 pub use allocator_id::AllocatorId;
-pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Reclaimed};
+pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Need, Reclaimed};
 pub use attachment::Origin;
 pub use boxed::{ReadRef, ShmemBox};
 pub use copy_region::CopyRegion;
 pub use error::{
-    AllocError, ArenaError, BoxError, CopyError, DirectoryError, Errno, FileKind, HandleError, HeaderError,
-    HeapError, LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
+    AllocError, ArenaError, BoxError, CapacityError, CopyError, DirectoryError, Errno, FileKind, HandleError,
+    HeaderError, HeapError, LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
 };
 pub use handle::Handle;
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
-pub use heap::{Block, Heap, HeapGuard, PlainHeap, Request, Usage, Visit, Word, Words};
+pub use heap::{Block, Demand, Heap, HeapGuard, PlainHeap, Request, Usage, Visit, Word, Words};
 #[cfg(feature = "alloc")]
 pub use listing::segments;
 pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};

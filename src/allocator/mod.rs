@@ -26,7 +26,7 @@ pub use tlsf::Tlsf;
 
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
-use crate::heap::{Block, Heap, Request, Usage, Visit};
+use crate::heap::{Block, Demand, Heap, Request, Usage, Visit};
 
 /// Cuts a heap into blocks, and joins them again.
 ///
@@ -138,6 +138,10 @@ pub unsafe trait RegionAllocator: Sized + 'static {
     /// [`HeapError::Busy`], [`HeapError::NotRecoverable`], [`HeapError::Damaged`]; [`HeapError::TooSmall`] if `len` is
     /// beyond the capacity.
     fn grow(heap: &Heap<'_>, len: u64) -> Result<(), HeapError>;
+
+    /// Length of a heap in which all of these objects can be live at once, in whatever order one process allocates them;
+    /// `None` if no heap is so large. It is of a heap that has as much [capacity](Heap::capacity) and no more.
+    fn required_len(demand: &Demand<'_>) -> Option<u64>;
 
     /// Called before anything else by an attachment that is alone on the segment: nobody else uses the heap.
     ///

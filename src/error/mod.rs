@@ -5,11 +5,13 @@
 //! the later operations, so that one `Result<_, ShmemError>` serves a whole `main`.
 
 mod arena;
+mod capacity;
 mod copy;
 mod lock;
 mod unusable;
 
 pub use arena::{AllocError, ArenaError, DirectoryError, HandleError, HeapError, Rejected};
+pub use capacity::CapacityError;
 pub use copy::CopyError;
 pub use lock::LockFailure;
 pub(crate) use unusable::Unusable;
@@ -128,6 +130,8 @@ pub enum ShmemError {
     Handle(HandleError),
     /// A name could not be published or found.
     Directory(DirectoryError),
+    /// No segment can hold what is asked for.
+    Capacity(CapacityError),
     /// A lock could not be had.
     Lock(LockFailure),
     /// Bytes could not be copied into or out of a [`CopyRegion`](crate::CopyRegion).
@@ -384,6 +388,7 @@ impl fmt::Display for ShmemError {
             Self::Alloc(error) => error.fmt(f),
             Self::Handle(error) => error.fmt(f),
             Self::Directory(error) => error.fmt(f),
+            Self::Capacity(error) => error.fmt(f),
             Self::Lock(error) => error.fmt(f),
             Self::Copy(error) => error.fmt(f),
             Self::Own(error) => error.fmt(f),

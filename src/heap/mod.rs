@@ -15,10 +15,12 @@
 //! each as popped, and only then takes the stack away, so that its death loses none: its successor finds blocks that
 //! are still on the stack, and blocks that are marked.
 
+mod demand;
 mod guard;
 mod plain;
 mod word;
 
+pub use demand::Demand;
 pub use guard::HeapGuard;
 pub use plain::PlainHeap;
 pub use word::{Word, Words};

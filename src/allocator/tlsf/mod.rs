@@ -89,6 +89,7 @@ mod bins;
 mod chain;
 mod edge;
 mod lists;
+mod room;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod tests;
@@ -96,7 +97,7 @@ mod tests;
 use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
-use crate::heap::{Block, Heap, HeapGuard, Request, Usage, Visit};
+use crate::heap::{Block, Demand, Heap, HeapGuard, Request, Usage, Visit};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
@@ -236,6 +237,10 @@ unsafe impl RegionAllocator for Tlsf {
         }
         guard.set_len(len);
         Ok(())
+    }
+
+    fn required_len(demand: &Demand<'_>) -> Option<u64> {
+        room::required_len(demand)
     }
 }
 
