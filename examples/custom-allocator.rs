@@ -20,8 +20,9 @@
 //! | anything else | in use; what exactly is up to the arena | free |
 
 use shmem_bind::{
-    AllocatorId, ArenaError, BLOCK_HEADER_LEN, Block, BlockState, Builder, Demand, Extent, GRANULE, Heap,
-    HeapError, MIN_BLOCK_LEN, PlainHeap, RegionAllocator, Request, ShmemBox, ShmemError, Usage, Visit,
+    AllocatorId, Arena, ArenaError, BLOCK_HEADER_LEN, Block, BlockState, Builder, Demand, Extent, GRANULE,
+    Heap, HeapError, MIN_BLOCK_LEN, Need, PlainHeap, RegionAllocator, Request, ShmemBox, ShmemError, Usage,
+    Visit,
 };
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -233,7 +234,8 @@ fn main() -> Result<(), ShmemError> {
 
 /// An arena names its allocator as a type, and refuses one that another has formatted.
 fn in_a_segment() -> Result<(), ShmemError> {
-    let (segment, fd) = Builder::memfd().create(8192)?;
+    let size = Arena::<Pool<64>>::required_size(&[Need::objects::<u64>(100), Need::strings(13, 10)])?;
+    let (segment, fd) = Builder::memfd().create(size)?;
     let arena = segment.arena::<Pool<64>>()?;
     let number = arena.alloc(7_u64)?;
     let shared = ShmemBox::into_arc(arena.alloc_str("a name for it")?);

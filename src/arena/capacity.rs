@@ -12,6 +12,15 @@ use crate::shareable::Shareable;
 use core::alloc::Layout;
 
 /// What an arena is to hold at once: objects of one kind, or names. See [`Arena::required_size`].
+///
+/// # Examples
+/// ```
+/// use shmem_bind::Need;
+/// use std::alloc::Layout;
+///
+/// assert_eq!(Need::objects::<u64>(3), Need::layouts(Layout::new::<u64>(), 3));
+/// assert_eq!(Need::strings(80, 3), Need::slices::<u8>(80, 3));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     /// Size of each, in bytes; of a name, its length.
@@ -118,7 +127,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// let numbers = (0..1000).map(|n| arena.alloc(n)).collect::<Result<Vec<ShmemBox<u64>>, _>>()?;
     /// let mut frames = (0..10).map(|_| arena.alloc_slice(4096, 0_u8)).collect::<Result<Vec<_>, _>>()?;
     /// let _last = arena.publish("current", &ShmemBox::into_arc(frames.remove(9)))?;
-    /// assert_eq!(numbers[999], 999);
+    /// assert_eq!(*numbers[999], 999);
     /// # Ok(())
     /// # }
     /// ```

@@ -16,12 +16,12 @@ pub(crate) type PassRequest<'p> = dyn FnMut(&Request, u64) + 'p;
 /// use shmem_bind::{Bump, Demand, PlainHeap, RegionAllocator};
 ///
 /// let plain = PlainHeap::new(0);
-/// let demand = Demand::new(&|pass| {
+/// let len = Bump::required_len(&Demand::new(&|pass| {
 ///     pass(&plain.request(100, 8, 0), 1000);
 ///     pass(&plain.request(8, 8, 0), 2);
-/// });
+/// }));
 /// // 24 bytes of its own, blocks of 128 and 32 bytes.
-/// assert_eq!(Bump::required_len(&demand), Some(24 + 1000 * 128 + 2 * 32));
+/// assert_eq!(len, Some(24 + 1000 * 128 + 2 * 32));
 /// ```
 #[derive(Clone, Copy)]
 pub struct Demand<'d>(&'d dyn Fn(&mut PassRequest<'_>));
