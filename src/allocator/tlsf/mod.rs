@@ -103,6 +103,7 @@ use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN
 use crate::planted::{Mistake, is_planted};
 use bins::Bin;
 use chain::Chain;
+use core::mem;
 use core::ops::ControlFlow;
 use edge::Edge;
 use lists::{Class, LINK_MASK, Lists, SEARCH};
@@ -264,11 +265,14 @@ const fn damaged(at: u64) -> HeapError {
 /// Allocates what is in no bin.
 #[inline(never)]
 fn allocate_listed(heap: &Heap<'_>, need: u64, request: &Request) -> Result<u64, HeapError> {
-    let found = match take(heap, need, request.align()) {
-        Err(HeapError::OutOfMemory) if empty_bins(heap)? => take(heap, need, request.align()),
-        found => found,
+    let mut is_again = false;
+    let found = loop {
+        match take(heap, need, request.align()) {
+            Err(HeapError::OutOfMemory) if !mem::replace(&mut is_again, true) && empty_bins(heap)? => {}
+            found => break found?,
+        }
     };
-    carve(heap, &found?, need, request)
+    carve(heap, &found, need, request)
 }
 
 /// A free block that an object's block fits into.
