@@ -70,13 +70,13 @@ pub mod how_it_works {}
 #[doc(inline)]
 pub use allocator::{Bump, RegionAllocator, Slab, Tlsf};
 pub use allocator_id::AllocatorId;
-pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Reclaimed};
+pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Need, Reclaimed};
 pub use boxed::{ReadRef, ShmemBox};
 pub use builder::{Builder, BuilderWithSize, MemfdBuilder, unlink};
 pub use copy_region::CopyRegion;
 pub use error::{
-    AllocError, ArenaError, BoxError, CopyError, DirectoryError, Errno, FileKind, HandleError, HeaderError,
-    LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
+    AllocError, ArenaError, BoxError, CapacityError, CopyError, DirectoryError, Errno, FileKind, HandleError,
+    HeaderError, LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
 };
 pub use handle::Handle;
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};

@@ -25,7 +25,7 @@ pub use slab::Slab;
 pub use tlsf::Tlsf;
 
 pub use crate::error::HeapError;
-pub use crate::heap::{Block, Heap, HeapGuard, PlainHeap, Request, Visit, Word, Words};
+pub use crate::heap::{Block, Demand, Heap, HeapGuard, PlainHeap, Request, Visit, Word, Words};
 pub use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 
 // Those who merely use an arena meet these too.
@@ -182,6 +182,10 @@ pub unsafe trait RegionAllocator: Sized + 'static {
     /// [`HeapError::Busy`], [`HeapError::NotRecoverable`], [`HeapError::Damaged`]; [`HeapError::TooSmall`] if `len` is
     /// beyond the capacity.
     fn grow(heap: &Heap<'_>, len: u64) -> Result<(), HeapError>;
+
+    /// Length of a heap in which all of these objects can be live at once, in whatever order one process allocates them;
+    /// `None` if no heap is so large. It is of a heap that has as much [capacity](Heap::capacity) and no more.
+    fn required_len(demand: &Demand<'_>) -> Option<u64>;
 
     /// Called before anything else by an attachment that is alone on the segment: nobody else uses the heap.
     ///

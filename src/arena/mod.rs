@@ -10,10 +10,12 @@
 //! holder is dead; the next one formats again, from the beginning.
 
 mod alloc;
+mod capacity;
 mod leaked;
 mod names;
 mod recovery;
 
+pub use capacity::Need;
 pub use leaked::{Leaked, LeakedObject};
 pub use names::{NameEntry, Names};
 pub use recovery::Reclaimed;

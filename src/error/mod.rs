@@ -6,6 +6,7 @@
 
 mod arena;
 mod boxed;
+mod capacity;
 mod copy;
 mod header;
 #[cfg(feature = "std")]
@@ -16,6 +17,7 @@ mod unusable;
 
 pub use arena::{AllocError, ArenaError, DirectoryError, HandleError, HeapError, Rejected};
 pub use boxed::{BoxError, OwnError};
+pub use capacity::CapacityError;
 pub use copy::CopyError;
 pub use header::{FileKind, HeaderError};
 pub use lock::LockFailure;
@@ -155,6 +157,8 @@ pub enum ShmemError {
     Handle(HandleError),
     /// A name could not be published or found.
     Directory(DirectoryError),
+    /// No segment can hold what is asked for.
+    Capacity(CapacityError),
     /// A lock could not be had.
     Lock(LockFailure),
     /// Bytes could not be copied into or out of a [`CopyRegion`](crate::CopyRegion).
@@ -229,6 +233,7 @@ impl fmt::Display for ShmemError {
             Self::Alloc(error) => error.fmt(f),
             Self::Handle(error) => error.fmt(f),
             Self::Directory(error) => error.fmt(f),
+            Self::Capacity(error) => error.fmt(f),
             Self::Lock(error) => error.fmt(f),
             Self::Copy(error) => error.fmt(f),
             Self::Own(error) => error.fmt(f),

@@ -16,11 +16,13 @@
 //! are still on the stack, and blocks that are marked.
 
 mod block;
+mod demand;
 mod guard;
 mod plain;
 mod word;
 
 pub use block::{Block, Request, Usage, Visit};
+pub use demand::Demand;
 pub use guard::HeapGuard;
 pub use plain::PlainHeap;
 pub use word::{Word, Words};

@@ -63,7 +63,7 @@ mod tests;
 use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
-use crate::heap::{Block, Heap, Request, Usage, Visit};
+use crate::heap::{Block, Demand, Heap, Request, Usage, Visit};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, MIN_BLOCK_LEN};
 use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
@@ -420,6 +420,10 @@ unsafe impl RegionAllocator for Bump {
             guard.set_len(len);
         }
         Ok(())
+    }
+
+    fn required_len(demand: &Demand<'_>) -> Option<u64> {
+        FIRST.checked_add(demand.row()?.bytes.max(MIN_BLOCK_LEN)).filter(|len| *len <= Extent::MAX_LEN)
     }
 
     fn begin_alone(heap: &Heap<'_>) -> Result<(), HeapError> {

@@ -81,13 +81,14 @@ mod page;
 mod chunk;
 mod magazine;
 mod locked;
+mod room;
 #[cfg(test)]
 mod tests;
 
 use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
-use crate::heap::{Block, Heap, Request, Usage, Visit};
+use crate::heap::{Block, Demand, Heap, Request, Usage, Visit};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent};
 use chunk::{Batch, Chunk};
 use class::Class;
@@ -269,6 +270,10 @@ unsafe impl RegionAllocator for Slab {
             locked.set_len(len);
         }
         Ok(())
+    }
+
+    fn required_len(demand: &Demand<'_>) -> Option<u64> {
+        room::required_len(demand)
     }
 
     fn begin_alone(heap: &Heap<'_>) -> Result<(), HeapError> {

@@ -89,6 +89,7 @@ mod bins;
 mod chain;
 mod edge;
 mod lists;
+mod room;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod tests;
@@ -96,12 +97,13 @@ mod tests;
 use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
-use crate::heap::{Block, Heap, HeapGuard, Request, Usage, Visit};
+use crate::heap::{Block, Demand, Heap, HeapGuard, Request, Usage, Visit};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
 use bins::Bin;
 use chain::Chain;
+use core::mem;
 use core::ops::ControlFlow;
 use edge::Edge;
 use lists::{Class, LINK_MASK, Lists, SEARCH};
@@ -258,6 +260,10 @@ unsafe impl RegionAllocator for Tlsf {
         guard.set_len(len);
         Ok(())
     }
+
+    fn required_len(demand: &Demand<'_>) -> Option<u64> {
+        room::required_len(demand)
+    }
 }
 
 /// What `lock` is to do after a death.
@@ -280,11 +286,14 @@ const fn damaged(at: u64) -> HeapError {
 /// Allocates what is in no bin.
 #[inline(never)]
 fn allocate_listed(heap: &Heap<'_>, need: u64, request: &Request) -> Result<u64, HeapError> {
-    let found = match take(heap, need, request.align()) {
-        Err(HeapError::OutOfMemory) if empty_bins(heap)? => take(heap, need, request.align()),
-        found => found,
+    let mut is_again = false;
+    let found = loop {
+        match take(heap, need, request.align()) {
+            Err(HeapError::OutOfMemory) if !mem::replace(&mut is_again, true) && empty_bins(heap)? => {}
+            found => break found?,
+        }
     };
-    carve(heap, &found?, need, request)
+    carve(heap, &found, need, request)
 }
 
 /// A free block that an object's block fits into.
