@@ -59,6 +59,8 @@ mod arena;
 pub mod sync;
 #[cfg(feature = "alloc")]
 mod listing;
+#[cfg(feature = "alloc")]
+pub mod inspect;
 
 pub use allocator::{Bump, RegionAllocator, Slab, Tlsf};
 pub use allocator_id::AllocatorId;
@@ -75,7 +77,7 @@ pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
 pub use heap::{Block, Heap, HeapGuard, PlainHeap, Request, Usage, Visit, Word, Words};
 #[cfg(feature = "alloc")]
 pub use listing::segments;
-pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
+pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, Phase, UnlinkPolicy};
 pub use object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
