@@ -142,6 +142,18 @@ pub(crate) enum Acquired {
     OwnerDied,
 }
 
+/// What the word of a lock says.
+#[cfg(feature = "alloc")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    Free,
+    /// By the tenant of this slot, or a former one.
+    Held(Slot),
+    NotRecoverable,
+    /// The word is none that a lock can have.
+    Damaged,
+}
+
 /// Why a lock could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LockError {
@@ -265,6 +277,16 @@ impl<W: Word> RawLock<W> {
     fn release(&self, me: Holder, next: u32) -> bool {
         // Another word than ours, with or without WAITERS, means damage: then it is not ours to give back.
         !self.word.replace(me.0, next) && self.word.replace(me.0 | WAITERS, next)
+    }
+
+    /// What the word says, for one who only looks.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn peek(&self) -> Peek {
+        match self.word.load() & !WAITERS {
+            NOBODY => Peek::Free,
+            NOT_RECOVERABLE => Peek::NotRecoverable,
+            word => Holder::from_word(word).and_then(Holder::slot).map_or(Peek::Damaged, Peek::Held),
+        }
     }
 
     /// Who holds the lock now, dead or alive.
