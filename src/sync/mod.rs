@@ -8,9 +8,11 @@
 mod event;
 mod mutex;
 mod result;
+mod rwlock;
 mod thread_lock;
 
 pub use crate::error::LockFailure;
 pub use event::{Event, Listening};
 pub use mutex::{Mutex, MutexGuard};
 pub use result::{LockError, LockResult, Orphaned};
+pub use rwlock::{ReadResult, RwLock, RwLockReadGuard, RwLockWriteGuard, WriteResult};
