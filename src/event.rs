@@ -83,6 +83,11 @@ impl<W: Word> RawEvent<W> {
         self.word.load() & !MARKS != since.0
     }
 
+    /// The time, by the clock of those who sleep.
+    pub(crate) fn now(&self) -> Duration {
+        self.word.now()
+    }
+
     /// Sleeps until it happens, for at most `timeout`, or a slice; gives whether it has. May return at any time.
     pub(crate) fn sleep(&self, since: Count, timeout: Duration) -> bool {
         let word = self.word.load();

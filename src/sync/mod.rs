@@ -9,6 +9,7 @@ mod event;
 mod mutex;
 mod result;
 mod rwlock;
+mod semaphore;
 mod thread_lock;
 
 pub use crate::error::LockFailure;
@@ -16,3 +17,4 @@ pub use event::{Event, Listening};
 pub use mutex::{Mutex, MutexGuard};
 pub use result::{LockError, LockResult, Orphaned};
 pub use rwlock::{ReadResult, RwLock, RwLockReadGuard, RwLockWriteGuard, WriteResult};
+pub use semaphore::{Permit, Semaphore};
