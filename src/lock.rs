@@ -36,9 +36,9 @@
 //!
 //! # How it is checked
 //!
-//! The lock is written over a [`Word`], and loom goes through the interleavings of two and three processes, each of which may die
-//! before any of its steps (`lock/models.rs`). That nobody sleeps for ever is checked with sleeps that only a wake or a death ends, so what
-//! rests on the time-out in the end shows.
+//! The lock is written over a [`Word`], in whose place the tests put one of loom's (`lock/models.rs`): loom goes through the
+//! interleavings of two and three processes, each of which may die before any of its steps. That nobody sleeps for ever is
+//! checked with sleeps that only a wake or a death ends, so what rests on the time-out in the end shows.
 
 use crate::membership::Slot;
 #[cfg(planted)]
@@ -160,6 +160,12 @@ impl RawLock {
 }
 
 impl<W: Word> RawLock<W> {
+    /// Over another word, in a model of something that has one.
+    #[cfg(test)]
+    pub(crate) const fn over(word: W) -> Self {
+        Self { word, unused: AtomicU32::new(0) }
+    }
+
     /// Whether nobody holds the lock, dead or alive.
     pub(crate) fn is_free(&self) -> bool {
         self.word.load() & !WAITERS == NOBODY
