@@ -214,6 +214,8 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
         if let Some((place, _)) = self.take() {
             return Ok(place);
         }
+        // SYNC: between the gate and the places; with `leave`.
+        self.gate.fence();
         loop {
             // Before the look, so that the last one is when the time is up.
             let left = patience.left();
@@ -249,7 +251,7 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
         if !place.replace(self.me.reading().bits(), Occupant::NOBODY) && !self.leave_one_of_several(place) {
             return;
         }
-        // SYNC: with the fence in `drain`.
+        // SYNC: with the fences in `drain` and `take_closed`.
         if !self.gate.is_open() {
             self.left.notify_one();
         }

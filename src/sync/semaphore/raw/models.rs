@@ -72,6 +72,14 @@ struct World {
     given_back: Rc<AtomicU32>,
     /// What each permit is for. Loom fails where two accesses are not ordered.
     uses: Vec<LoomCell<u32>>,
+    dead: Dead,
+}
+
+/// Who is dead.
+#[derive(Debug)]
+struct Dead {
+    mistake: Mistake,
+    /// By process.
     is_dead: [AtomicBool; PROCESSES],
     /// Whether an impatient process has slept.
     is_late: PlainBool,
@@ -81,7 +89,7 @@ fn holder(process: usize) -> Holder {
     Holder::new(Slot::new(process as u64).unwrap(), 7)
 }
 
-impl Roll for World {
+impl Roll for Dead {
     fn is_gone(&self, holder: Holder) -> bool {
         if self.mistake == Mistake::SlowIsDead && self.is_late.load(Ordering::Relaxed) {
             return true;
@@ -91,10 +99,6 @@ impl Roll for World {
         is_dead && self.mistake != Mistake::DeadIsAlive
     }
 }
-
-// SAFETY: a model runs in one thread of the system.
-#[allow(unsafe_code)]
-unsafe impl Sync for World {}
 
 /// A word as one process sees it.
 #[derive(Debug)]
@@ -145,7 +149,7 @@ impl Word for View {
     fn wait(&self, expected: u32, timeout: Duration) {
         self.plain.wait(expected, timeout);
         if self.life.is_impatient() {
-            self.world.is_late.store(true, Ordering::Relaxed);
+            self.world.dead.is_late.store(true, Ordering::Relaxed);
         }
     }
 
@@ -186,13 +190,16 @@ impl World {
             given_back: Rc::new(AtomicU32::new(0)),
             uses: words.iter().map(|_| LoomCell::new(0)).collect(),
             words,
-            is_dead: from_fn(|_| AtomicBool::new(false)),
-            is_late: PlainBool::new(false),
+            dead: Dead {
+                mistake,
+                is_dead: from_fn(|_| AtomicBool::new(false)),
+                is_late: PlainBool::new(false),
+            },
         })
     }
 
     fn bury(&self, process: usize) {
-        self.is_dead[process].store(true, Ordering::Release);
+        self.dead.is_dead[process].store(true, Ordering::Release);
     }
 
     fn process(self: &Rc<Self>, number: usize, fate: Fate) -> Process {
@@ -254,7 +261,7 @@ impl Process {
                 self.given_back.sleep(self.given_back.listen(), timeout);
             }
         }
-        self.permits().acquire(self.me(), first, &*self.world, timeout)
+        self.permits().acquire(self.me(), first, &self.world.dead, timeout)
     }
 
     /// Does something that only one may do who has this permit.
@@ -334,7 +341,7 @@ fn reclaimed(depth: Depth, mistake: Mistake) -> u64 {
             if mistake == Mistake::ReclaimWithoutNotify {
                 process.words[0].replace(holder(3).bits(), NOBODY);
             } else {
-                let reclaimed = process.permits().reclaim(&*process.world);
+                let reclaimed = process.permits().reclaim(&process.world.dead);
                 assert!(reclaimed <= 1);
             }
         });
