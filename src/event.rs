@@ -68,7 +68,7 @@ impl RawEvent {
 }
 
 impl<W: Word> RawEvent<W> {
-    /// Over another word, in a model of something that has one.
+    /// One that is made of this word.
     #[cfg(test)]
     pub(crate) const fn over(word: W) -> Self {
         Self { word }

@@ -160,7 +160,7 @@ impl RawLock {
 }
 
 impl<W: Word> RawLock<W> {
-    /// Over another word, in a model of something that has one.
+    /// One that is made of this word.
     #[cfg(test)]
     pub(crate) const fn over(word: W) -> Self {
         Self { word, unused: AtomicU32::new(0) }
@@ -393,7 +393,7 @@ mod tests {
         for holder_bits in 0..128_u32 {
             for rest in [0, 1, GENERATION_MASK, WAITERS, WAITERS | GENERATION_MASK] {
                 let word = holder_bits << HOLDER_SHIFT | rest;
-                let lock = RawLock { word: AtomicU32::new(word), unused: AtomicU32::new(0) };
+                let lock = RawLock::over(AtomicU32::new(word));
                 let expected = match (holder_bits, rest & !WAITERS) {
                     (0, 0) => Ok(Acquired::Clean),
                     (1..=56, _) => Ok(Acquired::OwnerDied),

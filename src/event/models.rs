@@ -185,7 +185,7 @@ impl World {
         let (world, life) = (self.clone(), Life::new(&self.kernel, number, fate));
         let plain = PlainView::new(&self.word, &life);
         let word = View { world: world.clone(), life: life.clone(), plain, has_woken: Cell::new(false) };
-        Process { event: RawEvent { word }, world, life }
+        Process { event: RawEvent::over(word), world, life }
     }
 
     fn start(

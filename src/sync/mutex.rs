@@ -284,6 +284,11 @@ impl<'a, T> MutexGuard<'a, T> {
     const unsafe fn new(held: Held<'a, T>) -> Self {
         Self(held)
     }
+
+    /// What is locked.
+    pub(super) const fn mutex(&self) -> &'a Mutex<T> {
+        self.0.mutex()
+    }
 }
 
 impl<T> Deref for MutexGuard<'_, T> {

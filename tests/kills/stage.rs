@@ -7,7 +7,7 @@ use crate::common::pair::Pair;
 use crate::common::{TestName, path_of};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::WaitStatus;
-use shmem_bind::sync::Mutex;
+use shmem_bind::sync::{Condvar, Event, Mutex, OnceCell};
 use shmem_bind::{
     Arena, Builder, BuilderWithSize, OwnedFd, SegmentId, ShmemArc, ShmemBox, ShmemConf, ShmemError, shareable,
 };
@@ -176,6 +176,36 @@ pub fn mutex<A: Allocator>(arena: &Arena<A>) -> ShmemArc<Mutex<Pair>> {
     arena.find(MUTEX).unwrap()
 }
 
+shareable! {
+    /// What processes wait for.
+    #[derive(Debug)]
+    #[repr(C)]
+    pub struct Waited {
+        pub cell: OnceCell<Pair>,
+        pub mutex: Mutex<Pair>,
+        pub changed: Condvar,
+        pub event: Event,
+    }
+}
+
+impl Waited {
+    /// Somebody has waited in vain, and may do so still, for all that is said.
+    fn in_vain(arena: &Arena<impl Allocator>) -> ShmemArc<Self> {
+        let (cell, mutex) = (OnceCell::new(), Mutex::new(Pair::of(1)));
+        let object = Self { cell, mutex, changed: Condvar::new(), event: Event::new() };
+        let object = ShmemBox::into_arc(arena.alloc(object).unwrap());
+        drop(object.changed.wait_for(object.mutex.lock().unwrap(), Duration::ZERO).unwrap());
+        assert!(!object.event.wait(object.event.listen(), Duration::ZERO).unwrap());
+        object
+    }
+}
+
+pub const WAITED: &str = "waited";
+
+pub fn waited<A: Allocator>(arena: &Arena<A>) -> ShmemArc<Waited> {
+    arena.find(WAITED).unwrap()
+}
+
 /// What there is when the victim comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Past {
@@ -213,6 +243,10 @@ pub enum Past {
     Mutex,
     /// The same, and another process was killed that had it locked.
     MutexLocked,
+    /// As `Observed`, with something to wait for that has a name for ever.
+    Waited,
+    /// The same, and another process was killed that was initialising it.
+    WaitedBegun,
 }
 
 pub fn builder(name: &str, past: Past) -> BuilderWithSize {
@@ -232,6 +266,7 @@ pub struct Holdings<A> {
     /// Has the name "held".
     held: ShmemArc<Sealed>,
     mutex: Option<ShmemArc<Mutex<Pair>>>,
+    waited: Option<ShmemArc<Waited>>,
 }
 
 impl<A: Allocator> Holdings<A> {
@@ -248,7 +283,7 @@ impl<A: Allocator> Holdings<A> {
         arena.publish("loose", &loose).unwrap();
         drop(loose);
         ledger().set_handle(ShmemBox::leak(object()).to_bits());
-        Self { arena, boxes, slices, held, mutex: None }
+        Self { arena, boxes, slices, held, mutex: None, waited: None }
     }
 
     /// Blocks of its own that no name leads to.
@@ -277,8 +312,8 @@ impl<A: Allocator> Holdings<A> {
         if !is_named {
             ids.push(self.held.id());
         }
-        let Self { arena, boxes, slices, held, mutex } = self;
-        drop((boxes, slices, held, mutex));
+        let Self { arena, boxes, slices, held, mutex, waited } = self;
+        drop((boxes, slices, held, mutex, waited));
         assert!(ids.into_iter().all(|id| ledger().times_destroyed(id) == 1), "a destructor has not run once");
         arena
     }
@@ -387,6 +422,20 @@ impl<A: Allocator> Stage<A> {
                         guard.first = 2;
                         std::mem::forget(guard);
                         std::mem::forget(mutex);
+                    }));
+                }
+            }
+            Past::Waited | Past::WaitedBegun => {
+                let object = Waited::in_vain(&holdings.arena);
+                holdings.arena.publish_pinned(WAITED, &object).unwrap();
+                holdings.waited = Some(object);
+                if past == Past::WaitedBegun {
+                    stage._dead.push(Self::forked(|| {
+                        let waited = waited(&attach::<A>(&name));
+                        _ = waited.cell.get_or_init(|| {
+                            raise(Signal::SIGKILL).unwrap();
+                            Pair::of(1)
+                        });
                     }));
                 }
             }
