@@ -234,7 +234,11 @@ impl<T> fmt::Debug for Held<'_, T> {
     }
 }
 
-impl<T> Held<'_, T> {
+impl<'a, T> Held<'a, T> {
+    const fn mutex(&self) -> &'a Mutex<T> {
+        self.mutex
+    }
+
     /// Gives the lock back, by one of the ways of [`RawLock`].
     #[inline]
     pub(super) fn end(self, how: fn(&RawLock, Holder)) {
