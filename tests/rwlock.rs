@@ -290,9 +290,7 @@ fn another_attachment_of_the_process_is_another_reader() {
     // Somebody waits to write. To wait for that one would be to wait for oneself.
     let mut child = Child::spawn("obey", &[&*name]);
     child.say("write");
-    thread::scope(|scope| {
-        while scope.spawn(|| place.lock.try_read().is_ok()).join().unwrap() {}
-    });
+    thread::scope(|scope| while scope.spawn(|| place.lock.try_read().is_ok()).join().unwrap() {});
     assert_fails(twice.lock.read(), LockFailure::Deadlock);
     drop(guard);
     child.expect("done");
@@ -414,9 +412,7 @@ fn one_that_dies_waiting_leaves_a_whole_value() {
     let guard = place.read();
     let mut child = Child::spawn("obey", &[&*name]);
     child.say("write");
-    thread::scope(|scope| {
-        while scope.spawn(|| place.lock.try_read().is_ok()).join().unwrap() {}
-    });
+    thread::scope(|scope| while scope.spawn(|| place.lock.try_read().is_ok()).join().unwrap() {});
     child.kill();
     // The gate is a dead one's; and nobody has written.
     thread::scope(|scope| {
@@ -643,7 +639,8 @@ fn any_word_is_answered() {
             };
             assert_eq!(write, expected, "{word:#x} at {index}");
             // As new.
-            let zeros = unsafe { std::slice::from_raw_parts((&raw const *place.lock).cast::<AtomicU64>(), 7) };
+            let zeros =
+                unsafe { std::slice::from_raw_parts((&raw const *place.lock).cast::<AtomicU64>(), 7) };
             zeros.iter().for_each(|word| word.store(0, SeqCst));
         }
     }
