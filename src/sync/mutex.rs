@@ -29,6 +29,8 @@
 
 use super::result::{LockError, LockResult, Orphaned};
 use super::thread_lock::{HeldLock, ThreadLock};
+#[cfg(doc)]
+use crate::error::LockFailure;
 use crate::lock::{Acquired, Holder, RawLock};
 #[cfg(planted)]
 use crate::planted::{self, Mistake};
