@@ -87,6 +87,18 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// As [`usage`](Self::usage).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let reclaimed = arena.sweep()?;
+    /// if !reclaimed.is_empty() {
+    ///     println!("given back: {reclaimed}");
+    /// }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn sweep(&self) -> Result<Reclaimed, ArenaError> {
         let (attached, heap) = self.parts()?;
         let result = if attached.has_estate() || attached.member().has_estates() {
@@ -126,6 +138,16 @@ impl<A: RegionAllocator> Arena<A> {
 
     /// All that was given back of the dead since the arena was made, by any process. (If one died while it gave
     /// something back, that may be counted twice, or not at all.)
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// println!("{} processes have died here so far", arena.reclaimed().attachments);
+    /// # assert!(arena.reclaimed().is_empty());
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn reclaimed(&self) -> Reclaimed {
         let Some(attached) = self.conf.0.get() else { return Reclaimed::default() };

@@ -4,7 +4,15 @@ use super::unusable::SEVERED;
 use core::error::Error;
 use core::fmt;
 
-/// Why a lock could not be had.
+/// Why a lock could not be had, in a word: for errors that are handed on, without the lock and without a lifetime.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{LockFailure, Mutex};
+///
+/// let mutex = Mutex::new(0_u32); // on the stack, where no other process can see it
+/// assert_eq!(mutex.try_lock().unwrap_err().failure(), LockFailure::NotAttached);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockFailure {

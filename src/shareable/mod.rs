@@ -11,6 +11,7 @@
 
 #[macro_use]
 mod macros;
+mod further;
 mod tag;
 mod pattern;
 
@@ -62,6 +63,18 @@ use core::sync::atomic;
 /// trusted with the values in it.
 ///
 /// # Examples
+/// ```
+/// use shmem_bind::{Shareable, shareable};
+/// use std::sync::atomic::AtomicU64;
+///
+/// shareable! {
+///     #[repr(C)]
+///     struct Counters { requests: AtomicU64, errors: AtomicU64 }
+/// }
+///
+/// assert_eq!((Counters::TAG.size(), Counters::TAG.align(), Counters::TAG.version()), (16, 8, 0));
+/// assert!(!Counters::FROZEN && <[u8; 4]>::FROZEN);
+/// ```
 /// ```compile_fail,E0277
 /// # use shmem_bind::{Shareable, TypeTag};
 /// #[repr(C)]

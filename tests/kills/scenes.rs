@@ -298,6 +298,10 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let arena = victim.attach();
         victim.does(|| arena.unpublish::<Sealed>("held").unwrap());
     });
+    add("unpublish without the type", Observed, Leaves::LOOSE, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.unpublish_any("loose").unwrap());
+    });
     add("find", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         victim.does(|| arena.find::<Sealed>("loose").unwrap());
