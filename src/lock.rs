@@ -43,7 +43,7 @@
 use crate::membership::Slot;
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
-use crate::word::Word;
+use crate::word::{Look, Word};
 use core::hint::spin_loop;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
@@ -94,7 +94,7 @@ impl Holder {
     }
 
     /// The attachment that a word names; `None` if no attachment can be meant.
-    const fn from_word(word: u32) -> Option<Self> {
+    pub(crate) const fn from_word(word: u32) -> Option<Self> {
         let index = ((word & !WAITERS) >> HOLDER_SHIFT).wrapping_sub(1);
         match Slot::new(index as u64) {
             Some(_) => Some(Self(word & !WAITERS)),
@@ -181,6 +181,15 @@ impl<W: Word> RawLock<W> {
     /// Whether nobody holds the lock, dead or alive.
     pub(crate) fn is_free(&self) -> bool {
         self.word.load() & !WAITERS == NOBODY
+    }
+
+    /// The same, as it is after what this thread has just changed; see [`Look`].
+    #[inline]
+    pub(crate) fn is_free_now(&self) -> bool
+    where
+        W: Look,
+    {
+        self.word.look() & !WAITERS == NOBODY
     }
 
     /// Takes the lock if nobody holds it.
