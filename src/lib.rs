@@ -58,6 +58,7 @@ mod shared;
 mod pinned;
 mod arena;
 pub mod sync;
+pub mod ring;
 #[cfg(feature = "alloc")]
 mod listing;
 
@@ -82,7 +83,7 @@ pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;
 pub use segment::{Builder, BuilderWithSize, MemfdBuilder, ShmemConf, unlink};
-pub use shareable::{AnyBitPattern, NoUninit, Shareable, TagMismatch, TypeTag};
+pub use shareable::{AnyBitPattern, FromZeros, NoUninit, Shareable, TagMismatch, TypeTag};
 pub use shared::ShmemArc;
 pub use sigbus::sigbus_fixup;
 pub use typed::Object;

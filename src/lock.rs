@@ -160,7 +160,7 @@ impl Holder {
     }
 
     /// The attachment that a word names; `None` if no attachment can be meant.
-    const fn from_word(word: u32) -> Option<Self> {
+    pub(crate) const fn from_word(word: u32) -> Option<Self> {
         let index = ((word & !WAITERS) >> HOLDER_SHIFT).wrapping_sub(1);
         match Slot::new(index as u64) {
             Some(_) => Some(Self(word & !WAITERS)),

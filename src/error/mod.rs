@@ -7,11 +7,13 @@
 mod arena;
 mod copy;
 mod lock;
+mod ring;
 mod unusable;
 
 pub use arena::{AllocError, ArenaError, DirectoryError, HandleError, HeapError, Rejected};
 pub use copy::CopyError;
 pub use lock::LockFailure;
+pub use ring::{QueueError, Unsent};
 pub(crate) use unusable::Unusable;
 
 use crate::allocator_id::AllocatorId;
@@ -130,6 +132,8 @@ pub enum ShmemError {
     Directory(DirectoryError),
     /// A lock could not be had.
     Lock(LockFailure),
+    /// An element could not be sent or received.
+    Queue(QueueError),
     /// Bytes could not be copied into or out of a [`CopyRegion`](crate::CopyRegion).
     Copy(CopyError),
     /// Not from opening: [`ShmemBox::try_own`](crate::ShmemBox::try_own) failed.
@@ -385,6 +389,7 @@ impl fmt::Display for ShmemError {
             Self::Handle(error) => error.fmt(f),
             Self::Directory(error) => error.fmt(f),
             Self::Lock(error) => error.fmt(f),
+            Self::Queue(error) => error.fmt(f),
             Self::Copy(error) => error.fmt(f),
             Self::Own(error) => error.fmt(f),
         }
@@ -575,12 +580,19 @@ from! {
     Handle(HandleError);
     Directory(DirectoryError);
     Lock(LockFailure);
+    Queue(QueueError);
     Copy(CopyError);
 }
 
 impl<T> From<Rejected<T>> for ShmemError {
     fn from(rejected: Rejected<T>) -> Self {
         Self::Alloc(rejected.error)
+    }
+}
+
+impl<T> From<Unsent<T>> for ShmemError {
+    fn from(unsent: Unsent<T>) -> Self {
+        Self::Queue(unsent.error)
     }
 }
 

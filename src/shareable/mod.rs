@@ -13,9 +13,11 @@
 mod macros;
 mod tag;
 mod pattern;
+mod zeros;
 
 pub use pattern::{AnyBitPattern, NoUninit};
 pub use tag::{TagMismatch, TypeTag};
+pub use zeros::FromZeros;
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
