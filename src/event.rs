@@ -26,12 +26,18 @@
 //! Marks say that somebody may sleep. They are taken back only while the word is exactly what it was when nobody slept: who
 //! began to listen since has other marks, and who listened before and does not sleep yet will not, since the count is another one.
 //!
-//! Nothing that the dead leave here has to be put right. A notifier that is killed between counting and waking, and a sleeper that is
-//! killed when it was woken in the place of another one, delay others by one slice: these find another count then.
-//! For the same reason a waiter may go on although another one was meant, and a waiter that sleeps through 2^24 notifications within
-//! one slice sleeps another slice. So whoever goes on looks again whether what it waits for is so.
+//! Nothing that the dead leave here has to be put right. No sleep is longer than a slice, and whoever has slept looks again whether what
+//! it waits for is so, and not only whether anything is counted: so a notifier that is killed before it counts, or between counting and
+//! waking, and a sleeper that is killed when it was woken in the place of another one, delay others by one slice. That bounds, too,
+//! what comes of a count that has gone round within a sleep, of marks that have gone round between a wake and their taking back,
+//! and of a wake that went to somebody who has begun to sleep since, for the kernel wakes those first who have a real-time priority.
+//! A waiter may go on although another one was meant.
+//!
+//! # How it is checked
+//!
+//! In loom's models (`event/models.rs`), as the lock is.
 
-use crate::lock::Word;
+use crate::word::Word;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 use static_assertions::const_assert_eq;
@@ -83,11 +89,41 @@ impl<W: Word> RawEvent<W> {
         self.word.load() & !MARKS != since.0
     }
 
+    /// Waits until `condition` gives something, for at most `timeout`; gives that, or `None` when the time is up.
+    ///
+    /// The condition is asked at least once, again each time that it happens, once in a slice, and last when the time is up. Before
+    /// each sleep, and before anything is written, `check` says whether one may sleep here.
+    pub(crate) fn wait_until<R, E>(
+        &self,
+        timeout: Duration,
+        mut check: impl FnMut() -> Result<(), E>,
+        mut condition: impl FnMut() -> Option<R>,
+    ) -> Result<Option<R>, E> {
+        let (mut start, mut left) = (None, timeout);
+        loop {
+            // Nobody is asked to wake one who does not have to sleep.
+            if let Some(result) = condition() {
+                return Ok(Some(result));
+            }
+            if left.is_zero() {
+                return Ok(None);
+            }
+            check()?;
+            let since = self.listen();
+            if let Some(result) = condition() {
+                return Ok(Some(result));
+            }
+            let now = self.word.now();
+            left = timeout.saturating_sub(now.saturating_sub(*start.get_or_insert(now)));
+            self.sleep(since, left);
+        }
+    }
+
     /// Sleeps until it happens, for at most `timeout`, or a slice; gives whether it has. May return at any time.
     pub(crate) fn sleep(&self, since: Count, timeout: Duration) -> bool {
         let word = self.word.load();
         if word & !MARKS == since.0 && !timeout.is_zero() {
-            // Marks of zero would be damage: nobody takes back those of one who listens before it counts.
+            // Marks of zero would be damage, or have gone round: then one sleeps for as long as that lasts, and looks again.
             self.word.wait(word, timeout.min(SLICE));
         }
         self.has_happened_since(since)
@@ -129,3 +165,9 @@ impl<W: Word> RawEvent<W> {
         self.word.add(COUNT_ONE).wrapping_add(COUNT_ONE)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod models;
+#[cfg(test)]
+mod tests;

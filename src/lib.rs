@@ -33,6 +33,7 @@ mod error;
 mod name;
 mod sys;
 mod tenancy;
+mod word;
 mod lock;
 mod event;
 mod heap;

@@ -36,19 +36,16 @@
 //!
 //! # How it is checked
 //!
-//! The lock is written over a [`Word`]: in a segment an `AtomicU32` and the futex calls, which the compiler sees
-//! through. The tests put another word in its place, whose atomics, sleepers and dying processes are loom's, and have
-//! loom go through the interleavings of two and three processes, each of which may die before any of its steps
-//! (`lock/models.rs`). That nobody sleeps for ever is checked with sleeps that only a wake or a death ends, so what
-//! rests on the time-out in the end shows.
+//! The lock is written over a [`Word`], in whose place the tests put one of loom's (`lock/models.rs`): loom goes through the
+//! interleavings of two and three processes, each of which may die before any of its steps. That nobody sleeps for ever is
+//! checked with sleeps that only a wake or a death ends, so what rests on the time-out in the end shows.
 
 use crate::membership::Slot;
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
-use crate::sys::clock;
-use crate::sys::futex;
+use crate::word::Word;
 use core::hint::spin_loop;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 use static_assertions::const_assert_eq;
 
@@ -67,69 +64,6 @@ const SLICE: Duration = Duration::from_millis(20);
 /// In the build with planted mistakes: locked, and nobody has said by whom.
 #[cfg(planted)]
 const LOCKED: u32 = 126 << HOLDER_SHIFT;
-
-/// What a lock is made of: a word that changes as a whole, and on which processes sleep.
-pub(crate) trait Word {
-    /// Looks at a word that somebody holds before the first sleep; see [`spin`].
-    const SPINS: u32;
-
-    /// What it was at some time; the caller sees all that was done before whoever made it so.
-    fn load(&self) -> u32;
-    /// Puts `new` in the place of exactly `old`; a holder sees all that former ones did.
-    fn replace(&self, old: u32, new: u32) -> bool;
-    /// Sleeps while the word is `expected`, at most for `timeout`; may return at any time.
-    fn wait(&self, expected: u32, timeout: Duration);
-    /// Adds to it, and gives what it was; seen by others as what `replace` does.
-    fn add(&self, amount: u32) -> u32;
-    /// Gives how many were asleep and are woken, 0 or 1.
-    fn wake_one(&self) -> usize;
-    fn wake_all(&self);
-    /// The time, by a clock that goes on while one sleeps.
-    fn now(&self) -> Duration;
-}
-
-impl Word for AtomicU32 {
-    // Some ten microseconds, more on processors that pause for long; most locks are held for less than one.
-    const SPINS: u32 = 16;
-
-    #[inline]
-    fn load(&self) -> u32 {
-        // SYNC: Acquire here, Release in `replace`: who reads a holder's name sees its tenancy and its generation, and
-        // not those of the tenant before it.
-        self.load(Ordering::Acquire)
-    }
-
-    #[inline]
-    fn replace(&self, old: u32, new: u32) -> bool {
-        // SYNC: Release when unlocking, Acquire when locking: a holder sees all that former ones did.
-        self.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    #[inline]
-    fn add(&self, amount: u32) -> u32 {
-        self.fetch_add(amount, Ordering::AcqRel)
-    }
-
-    #[inline]
-    fn wait(&self, expected: u32, timeout: Duration) {
-        futex::wait(self, expected, timeout);
-    }
-
-    #[inline]
-    fn wake_one(&self) -> usize {
-        futex::wake_one(self)
-    }
-
-    #[inline]
-    fn wake_all(&self) {
-        futex::wake_all(self);
-    }
-
-    #[inline]
-    fn now(&self) -> Duration {
-        clock::now()
-    }
-}
 
 /// A lock in shared memory; it protects what its user says, and holds no data.
 #[repr(C)]
@@ -363,7 +297,7 @@ mod models;
 mod tests {
     use super::*;
     extern crate std;
-    use core::sync::atomic::AtomicU64;
+    use core::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
 
     /// Attachments that are said to be gone, one bit a slot.

@@ -30,61 +30,9 @@
 mod machine;
 
 use super::{Acquired, LockError};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use loom::model::Builder;
-use machine::{Fate, Machine, Mistake, Process};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::println;
-use std::string::String;
-use std::sync::Arc;
+use crate::word::machine::{Depth, Fate, THREE, THREE_DEEP, TWO, check, check_each_death, finds, tell};
+use machine::{Machine, Mistake, Process};
 use std::vec::Vec;
-
-/// How thoroughly.
-#[derive(Clone, Copy, Debug)]
-struct Depth {
-    /// Processes besides the one that looks last.
-    processes: usize,
-    /// Preemptions at most; `None`: any number.
-    preemptions: Option<usize>,
-}
-
-const TWO: Depth = Depth { processes: 2, preemptions: Some(3) };
-const THREE: Depth = Depth { processes: 3, preemptions: Some(2) };
-const THREE_DEEP: Depth = Depth { processes: 3, preemptions: Some(3) };
-
-/// Runs a model in all orders; gives how many there are.
-fn check(depth: Depth, model: impl Fn() + Send + Sync + 'static) -> u64 {
-    let orders = Arc::new(AtomicU64::new(0));
-    let count = orders.clone();
-    let mut builder = Builder::new();
-    builder.preemption_bound = depth.preemptions;
-    builder.max_branches = 10_000;
-    builder.check(move || {
-        count.fetch_add(1, Ordering::Relaxed);
-        model();
-    });
-    orders.load(Ordering::Relaxed)
-}
-
-/// Runs a model for each step that its victim may die before.
-fn check_each_death(depth: Depth, model: impl Fn(Fate) -> bool + Send + Sync + Copy + 'static) -> u64 {
-    let mut orders = 0;
-    for step in 1.. {
-        let has_died = Arc::new(AtomicBool::new(false));
-        let note = has_died.clone();
-        orders += check(depth, move || {
-            if model(Fate::dies_before(step)) {
-                note.store(true, Ordering::Relaxed);
-            }
-        });
-        if !has_died.load(Ordering::Relaxed) {
-            // It has no step beyond this one, in whichever order they are taken.
-            assert!(step > 5, "{step} steps");
-            break;
-        }
-    }
-    orders
-}
 
 /// All take the lock in turn, `rounds` times.
 fn turns(depth: Depth, rounds: usize, mistake: Mistake) -> u64 {
@@ -278,17 +226,6 @@ fn one_that_is_impatient() {
     impatient(THREE_DEEP, Mistake::None);
 }
 
-/// Runs a model with a mistake in it, which it must find.
-#[track_caller]
-fn finds(sign: &str, model: impl FnOnce() -> u64) {
-    let reason = catch_unwind(AssertUnwindSafe(model)).expect_err("it was not found");
-    let reason = match reason.downcast::<String>() {
-        Ok(reason) => *reason,
-        Err(reason) => (*reason.downcast::<&str>().unwrap()).into(),
-    };
-    assert!(reason.contains(sign), "{reason}");
-}
-
 #[test]
 fn planted_unlock_without_wake() {
     finds("deadlock", || turns(TWO, 1, Mistake::UnlockWithoutWake));
@@ -332,10 +269,6 @@ fn planted_giving_up_wakes_one() {
 #[test]
 fn planted_slow_is_dead() {
     finds("Causality", || impatient(TWO, Mistake::SlowIsDead));
-}
-
-fn tell(model: &str, orders: u64) {
-    println!("{model}: {orders} orders");
 }
 
 #[test]

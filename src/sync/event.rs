@@ -19,7 +19,8 @@ use core::time::Duration;
 /// [`wait_until`](Self::wait_until) does all of that.
 ///
 /// A waiter may be let go although another one was meant, or nobody notified at all. So the condition counts and not the wake.
-/// Whoever is killed while notifying, or when it was woken, delays those who wait by a quarter of a second at most; nothing is lost.
+/// Whoever is killed before it could notify, while notifying, or when it was woken, delays those who wait until something is so by a
+/// quarter of a second at most; nothing is lost.
 ///
 /// Four bytes, and zeros are an event that nobody waits for. To notify costs one atomic instruction, and a system call only if somebody sleeps.
 ///
@@ -81,13 +82,16 @@ impl Event {
         Self(RawEvent::new())
     }
 
-    /// Begins to listen. The condition is to be looked at after this.
+    /// Begins to listen. The condition is to be looked at after this. Writes to the event, so not for one that can only be read.
     #[must_use = "it says since when to wait"]
     pub fn listen(&self) -> Listening {
         Listening(self.0.listen())
     }
 
     /// Waits until it happens, for at most `timeout`, unless it has happened since `since`; gives whether it has.
+    ///
+    /// One who is killed when the condition is true, and before it notifies, is not noticed here. So wait no longer than you can do
+    /// without a look at the condition; or let [`wait_until`](Self::wait_until) do all of that.
     ///
     /// # Errors
     /// - [`LockFailure::NotAttached`]: the event lies in no segment that this process has attached; so it is in a child after
@@ -112,31 +116,21 @@ impl Event {
 
     /// Waits until `condition` gives something, for at most `timeout`; gives that, or `None` when the time is up.
     ///
-    /// The condition is asked at least once, and each time that the event happens.
+    /// The condition is asked at least once, again each time that the event happens and each quarter of a second, in case that
+    /// somebody was killed who was just going to notify, and last when the time is up.
     ///
     /// # Errors
     /// As [`wait`](Self::wait), but only if there is anything to wait for.
     pub fn wait_until<R>(
         &self,
         timeout: Duration,
-        mut condition: impl FnMut() -> Option<R>,
+        condition: impl FnMut() -> Option<R>,
     ) -> Result<Option<R>, LockFailure> {
-        let mut start = None;
-        loop {
-            if let Some(result) = condition() {
-                return Ok(Some(result));
-            }
-            // Nobody is asked to wake one who does not sleep.
-            let since = self.listen();
-            if let Some(result) = condition() {
-                return Ok(Some(result));
-            }
-            let now = clock::now();
-            let left = timeout.saturating_sub(now.saturating_sub(*start.get_or_insert(now)));
-            if !self.wait(since, left)? {
-                return Ok(None);
-            }
-        }
+        let check = || {
+            let (_, attached) = place(self)?;
+            holder(attached).map(|_| ())
+        };
+        self.0.wait_until(timeout, check, condition)
     }
 
     /// Says that it has happened, and lets one of those who wait go on, if any.

@@ -1,32 +1,21 @@
 //! A machine for the lock, made of loom's parts
 //!
-//! One lock word, its sleepers, and the processes that use it. A process runs as one of loom's threads and sees the word
-//! through a [`View`] of its own, which counts its steps, so that it can be made to die before any one of them: it
-//! unwinds, and is dead only after all that it did, as with a real kernel.
-//!
-//! Time is told by deaths alone. A sleep ends by a wake, or because somebody has died since the sleeper last looked at
-//! the time; so whoever needs its time-out among the living sleeps for ever, and loom says so. The exception is a
-//! process that is impatient, whose sleeps end at any time.
+//! One lock word, the processes that use it ([`Life`]), and who of them is alive. What goes wrong on purpose goes wrong in the word.
 
 use super::super::{
     Acquired, HOLDER_SHIFT, Holder, LockError, NOBODY, NOT_RECOVERABLE, RawLock, Roll, SLICE, WAITERS, Word,
 };
 use crate::membership::Slot;
+use crate::word::machine::{Fate, Kernel, Life, PROCESSES};
 use core::array::from_fn;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool as PlainBool, AtomicU32 as PlainU32};
 use core::time::Duration;
 use loom::cell::Cell as LoomCell;
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use std::boxed::Box;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use std::vec::Vec;
 
-/// Processes of a machine at most; loom has no room for more threads.
-const PROCESSES: usize = 4;
 /// The generation of each slot in the beginning.
 const GENERATION: u32 = 7;
 /// What a process says that has taken the lock and not said who it is. Nobody knows of its death.
@@ -59,41 +48,12 @@ pub(super) enum Mistake {
     SlowIsDead,
 }
 
-/// What is done to a process.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Fate {
-    /// The step before which it dies, counted from one; 0: none.
-    pub(super) dies_before: u32,
-    /// Whether its sleeps end at any time.
-    pub(super) is_impatient: bool,
-}
-
-impl Fate {
-    pub(super) const LIVES: Self = Self { dies_before: 0, is_impatient: false };
-    pub(super) const IMPATIENT: Self = Self { dies_before: 0, is_impatient: true };
-
-    pub(super) const fn dies_before(step: u32) -> Self {
-        Self { dies_before: step, is_impatient: false }
-    }
-}
-
-/// Unwinds a process that dies.
-struct Killed;
-
-/// Who sleeps on the word, first come first; and how many have died.
-#[derive(Debug, Default)]
-struct Kernel {
-    sleepers: Vec<usize>,
-    deaths: u32,
-}
-
 /// What all the processes share.
 #[derive(Debug)]
 pub(super) struct Machine {
     mistake: Mistake,
     word: AtomicU32,
-    kernel: Mutex<Kernel>,
-    alarms: [Condvar; PROCESSES],
+    kernel: Rc<Kernel>,
     tenants: Tenants,
     /// What the lock protects: two numbers that are equal. Loom fails where two accesses are not ordered.
     pair: [LoomCell<u32>; 2],
@@ -177,8 +137,7 @@ impl Machine {
         Rc::new(Self {
             mistake,
             word: AtomicU32::new(word),
-            kernel: Mutex::new(Kernel::default()),
-            alarms: from_fn(|_| Condvar::new()),
+            kernel: Kernel::new(),
             tenants: Tenants::new(mistake),
             pair: from_fn(|_| LoomCell::new(0)),
             raised: PlainU32::new(0),
@@ -232,13 +191,8 @@ fn holder(slot: usize, generation: u32) -> Holder {
 #[derive(Debug)]
 struct View {
     machine: Rc<Machine>,
-    process: usize,
+    life: Rc<Life>,
     me: Holder,
-    fate: Fate,
-    steps: Cell<u32>,
-    /// How many deaths it knows of, and what it takes for the time.
-    deaths: Cell<u32>,
-    time: Cell<Duration>,
     is_holder: Cell<bool>,
     /// Whether it last came to hold the lock by taking it over.
     has_taken_over: Cell<bool>,
@@ -247,15 +201,6 @@ struct View {
 }
 
 impl View {
-    /// Goes on to the next step, or dies.
-    fn step(&self) {
-        let step = self.steps.get() + 1;
-        self.steps.set(step);
-        if step == self.fate.dies_before {
-            resume_unwind(Box::new(Killed));
-        }
-    }
-
     fn is(&self, mistake: Mistake) -> bool {
         self.machine.mistake == mistake
     }
@@ -284,19 +229,10 @@ impl View {
     }
 
     fn wake(&self, count: usize) -> usize {
-        self.step();
         let is_after_release = self.has_released.replace(false);
-        if self.is(Mistake::UnlockWithoutWake) && is_after_release
-            || self.is(Mistake::WakeKept) && !is_after_release
-        {
-            return 0;
-        }
-        let mut kernel = self.machine.kernel.lock().unwrap();
-        let count = count.min(kernel.sleepers.len());
-        for process in kernel.sleepers.drain(..count) {
-            self.machine.alarms[process].notify_one();
-        }
-        count
+        let is_left_out = self.is(Mistake::UnlockWithoutWake) && is_after_release
+            || self.is(Mistake::WakeKept) && !is_after_release;
+        self.life.wake(&self.machine.word, if is_left_out { 0 } else { count })
     }
 }
 
@@ -304,13 +240,13 @@ impl Word for View {
     const SPINS: u32 = 1;
 
     fn load(&self) -> u32 {
-        self.step();
+        self.life.step();
         let order = if self.is(Mistake::RelaxedLook) { Ordering::Relaxed } else { Ordering::Acquire };
         self.machine.word.load(order)
     }
 
     fn replace(&self, old: u32, mut new: u32) -> bool {
-        self.step();
+        self.life.step();
         let is_taken = old & !WAITERS != self.me.0 && new & !WAITERS == self.me.0;
         if is_taken && self.is(Mistake::WaitersDropped) {
             new &= !WAITERS;
@@ -320,7 +256,7 @@ impl Word for View {
             true
         } else if is_taken && old & !WAITERS == NOBODY && self.is(Mistake::TwoWords) {
             self.exchange(old, SOMEBODY.0 | new & WAITERS) && {
-                self.step();
+                self.life.step();
                 // Somebody may have gone to sleep meanwhile.
                 self.exchange(SOMEBODY.0, new) || self.exchange(SOMEBODY.0 | WAITERS, new | WAITERS)
             }
@@ -334,28 +270,14 @@ impl Word for View {
     }
 
     fn wait(&self, expected: u32, timeout: Duration) {
-        self.step();
-        let mut kernel = self.machine.kernel.lock().unwrap();
-        if self.machine.word.load(Ordering::Relaxed) == expected {
-            kernel.sleepers.push(self.process);
-            if self.fate.is_impatient {
-                drop(kernel);
-                thread::yield_now();
-                self.time.set(self.time.get() + timeout);
-                self.machine.tenants.is_late.store(true, Ordering::Relaxed);
-                kernel = self.machine.kernel.lock().unwrap();
-            } else {
-                while kernel.sleepers.contains(&self.process) && kernel.deaths == self.deaths.get() {
-                    kernel = self.machine.alarms[self.process].wait(kernel).unwrap();
-                }
-            }
-            kernel.sleepers.retain(|sleeper| *sleeper != self.process);
+        self.life.sleep(&self.machine.word, expected, timeout);
+        if self.life.is_impatient() {
+            self.machine.tenants.is_late.store(true, Ordering::Relaxed);
         }
-        self.deaths.set(kernel.deaths);
     }
 
     fn add(&self, amount: u32) -> u32 {
-        self.step();
+        self.life.step();
         self.machine.word.fetch_add(amount, Ordering::AcqRel)
     }
 
@@ -368,7 +290,7 @@ impl Word for View {
     }
 
     fn now(&self) -> Duration {
-        self.time.get()
+        self.life.now()
     }
 }
 
@@ -381,13 +303,9 @@ pub(super) struct Process {
 impl Process {
     fn new(machine: Rc<Machine>, process: usize, slot: usize, generation: u32, fate: Fate) -> Self {
         let word = View {
+            life: Life::new(&machine.kernel, process, fate),
             machine,
-            process,
             me: holder(slot, generation),
-            fate,
-            steps: Cell::new(0),
-            deaths: Cell::new(0),
-            time: Cell::new(Duration::ZERO),
             is_holder: Cell::new(false),
             has_taken_over: Cell::new(false),
             has_released: Cell::new(false),
@@ -409,27 +327,16 @@ impl Process {
 
     /// Does its work, or dies in it; gives whether it died.
     fn live(self, work: impl FnOnce(&Self)) -> bool {
-        match catch_unwind(AssertUnwindSafe(|| work(&self))) {
-            Ok(()) => false,
-            Err(reason) if reason.is::<Killed>() => {
-                self.be_dead();
-                true
-            }
-            Err(reason) => resume_unwind(reason),
-        }
-    }
-
-    fn be_dead(&self) {
         let (view, machine) = (self.view(), self.machine());
-        if view.is_holder.get() {
-            machine.left.fetch_add(1, Ordering::Relaxed);
-        }
-        machine.tenants.bury(view.process);
-        let mut kernel = machine.kernel.lock().unwrap();
-        kernel.deaths += 1;
-        for sleeper in &kernel.sleepers {
-            machine.alarms[*sleeper].notify_one();
-        }
+        view.life.live(
+            || work(&self),
+            || {
+                if view.is_holder.get() {
+                    machine.left.fetch_add(1, Ordering::Relaxed);
+                }
+                machine.tenants.bury(view.life.process());
+            },
+        )
     }
 
     /// Takes the lock. What it protects is in order then, or the caller knows that it may not be.
@@ -444,7 +351,7 @@ impl Process {
                 assert_eq!(self.pair(0), self.pair(1), "others were told that all is in order")
             }
             Ok(Acquired::OwnerDied) => self.set_pair(1, self.pair(0)),
-            Err(LockError::Busy) => assert!(self.view().fate.is_impatient),
+            Err(LockError::Busy) => assert!(self.view().life.is_impatient()),
             Err(_) => {}
         }
         result
@@ -454,9 +361,9 @@ impl Process {
     pub(super) fn raise(&self) {
         self.set_pair(0, self.pair(0) + 1);
         self.machine().raised.fetch_add(1, Ordering::Relaxed);
-        self.view().step();
+        self.view().life.step();
         self.set_pair(1, self.pair(1) + 1);
-        self.view().step();
+        self.view().life.step();
     }
 
     pub(super) fn unlock(&self) {
