@@ -68,6 +68,12 @@ impl RawEvent {
 }
 
 impl<W: Word> RawEvent<W> {
+    /// Over another word than that of a segment.
+    #[cfg(test)]
+    pub(crate) const fn over(word: W) -> Self {
+        Self { word }
+    }
+
     /// Says that somebody may be going to sleep. What is looked at after this is not older than what was brought about
     /// before the last notification that is counted.
     pub(crate) fn listen(&self) -> Count {
@@ -127,11 +133,6 @@ impl<W: Word> RawEvent<W> {
             self.word.wait(word, timeout.min(SLICE));
         }
         self.has_happened_since(since)
-    }
-
-    /// The time, by the clock of those who sleep here.
-    pub(crate) fn now(&self) -> Duration {
-        self.word.now()
     }
 
     /// Whether somebody may sleep here, or is going to. Asked after what was brought about, with a fence in between as there is one between

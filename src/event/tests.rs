@@ -111,8 +111,8 @@ fn clock_now(event: &RawEvent) -> Duration {
 #[test]
 fn what_nobody_tells_is_seen_after_a_slice() {
     let (event, is_so) = (RawEvent::new(), AtomicU32::new(0));
+    let is_true = || (is_so.load(Ordering::Relaxed) != 0).then_some(());
     thread::scope(|scope| {
-        let is_true = || (is_so.load(Ordering::Relaxed) != 0).then_some(());
         let waiter = scope.spawn(|| event.wait_until(LONG, no_check, is_true));
         while word(&event) == 0 {
             thread::yield_now();

@@ -187,6 +187,17 @@ pub(super) fn at<C: Cells>(cells: &C, position: u64) -> Result<(&C::Word, Lap), 
     Ok((word, Lap::new(position.wrapping_shr(cells.len_log()))))
 }
 
+/// Says of the cell at a position that it is full now, or free for the next lap; if it is the last one of several with a fence, so that
+/// sleepers may be looked for then.
+#[inline]
+pub(super) fn settle<C: Cells>(cells: &C, position: u64, is_full: bool, is_last: bool) {
+    // It fails for no position.
+    let Ok((word, lap)) = at(cells, position) else { return };
+    let now =
+        if is_full { CellState::new(lap, State::Full) } else { CellState::new(lap.next(), State::Free) };
+    if is_last { word.publish(now.bits()) } else { word.store(now.bits()) }
+}
+
 /// Cells one after the other, from a position on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {

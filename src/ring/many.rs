@@ -18,7 +18,7 @@
 //! |---|---|---|
 //! | sender | lap L - 1, full, or a living one at work | the queue is full |
 //! | sender | lap L, not free; lap L + 1, free | the tail is to be moved on |
-//! | receiver | lap L, free, or a living one writing | nothing can be received yet |
+//! | receiver | lap L, free, or a living one writing; lap L - 1, being read | nothing can be received yet |
 //! | receiver | lap L, being read; lap L + 1, free, being written or full | the head is to be moved on |
 //! | either | anything else, and the counter has not moved | damage |
 //!
@@ -28,7 +28,7 @@
 //! A living sender that stops in the middle keeps all that come after its element waiting, since elements are received in order. A
 //! process that is stopped before one of these compare-and-swaps, while the queue goes through 2^31 laps, could take a cell out of turn.
 
-use super::cell::{CellState, CellWord, Cells, Lap, Refusal, Run, State, When, at, len};
+use super::cell::{CellState, CellWord, Cells, Refusal, Run, State, When, at, len};
 use crate::lock::{Holder, Roll};
 
 /// How often others may be quicker, or a counter be moved on, before that is taken for damage.
@@ -87,7 +87,10 @@ pub(super) fn claim_to_read<C: Cells>(
                     return Ok(run);
                 }
             }
-            Some((When::Now, State::Free)) => return Err(Refusal::NotReady),
+            // Who reads the last element of this cell has not given it back, so nobody could send another one.
+            Some((When::Now, State::Free) | (When::Last, State::Reading(_))) => {
+                return Err(Refusal::NotReady);
+            }
             Some((When::Now, State::Writing(holder))) => {
                 if !roll.is_some_and(|roll| roll.is_gone(holder)) {
                     return Err(Refusal::NotReady);
@@ -103,6 +106,39 @@ pub(super) fn claim_to_read<C: Cells>(
         }
     }
     Err(Refusal::Damaged)
+}
+
+/// Whether somebody could send, as far as can be seen without asking for the dead.
+pub(super) fn is_place<C: Cells>(cells: &C) -> bool {
+    is_next(cells, cells.tail(), State::Free, |when, _| when != When::Last)
+}
+
+/// Whether somebody could receive.
+pub(super) fn is_element<C: Cells>(cells: &C) -> bool {
+    is_next(cells, cells.head(), State::Full, |when, state| match when {
+        When::Now => matches!(state, State::Reading(_)),
+        When::Next => true,
+        When::Last => false,
+    })
+}
+
+/// Whether the first cell that has not been taken is as `wanted`.
+fn is_next<C: Cells>(
+    cells: &C,
+    counter: &C::Word,
+    wanted: State,
+    is_taken: impl Fn(When, State) -> bool,
+) -> bool {
+    let start = counter.load();
+    for offset in 0..len(cells) {
+        let Ok((word, lap)) = at(cells, start.wrapping_add(offset)) else { return false };
+        match CellState::from_bits(word.load()).around(lap) {
+            Some((When::Now, state)) if state == wanted => return true,
+            Some((when, state)) if is_taken(when, state) => {}
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Takes the cells from `start` on that are in one state, as far as nobody else is quicker.
@@ -135,14 +171,4 @@ fn move_on<W: CellWord>(counter: &W, from: u64, by: u64) {
 #[cold]
 fn check_moved<W: CellWord>(counter: &W, position: u64, word: &W, was: CellState) -> Result<(), Refusal> {
     if counter.load() == position && word.load() == was.bits() { Err(Refusal::Damaged) } else { Ok(()) }
-}
-
-/// What a cell becomes that was written to, or not, or read: full, or free for the next lap.
-#[inline]
-pub(super) const fn outcome(lap: Lap, is_full: bool) -> u64 {
-    if is_full {
-        CellState::new(lap, State::Full).bits()
-    } else {
-        CellState::new(lap.next(), State::Free).bits()
-    }
 }

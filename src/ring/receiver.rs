@@ -4,10 +4,9 @@
 //! Reads elements of cells that this end has taken for that, before it says that they are free.
 #![allow(unsafe_code)]
 
-use super::cell::{CellWord, Refusal, Run, at};
+use super::cell::{Refusal, Run, settle};
 use super::end::End;
 use super::queue::{Mode, Queue};
-use super::sender::wake;
 use super::{many, single, wait};
 use crate::error::QueueError;
 use crate::shareable::Shareable;
@@ -163,7 +162,15 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     #[cold]
     fn claim_asleep(&mut self, timeout: Duration) -> Result<Run, Refusal> {
         let event = &self.end.queue.signals.not_empty;
-        wait::asleep(event, || fence(Ordering::SeqCst), timeout, |looks_around| self.claim(1, looks_around))
+        let queue = self.end.queue;
+        let fence = || fence(Ordering::SeqCst);
+        wait::asleep(
+            event,
+            fence,
+            timeout,
+            || self.claim(1, true),
+            || !M::IS_SINGLE && many::is_element(queue),
+        )
     }
 
     /// Takes elements.
@@ -222,19 +229,13 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     #[inline]
     fn release(&mut self, position: u64, is_last: bool, len: u64) {
         let queue = self.end.queue;
-        let Ok((word, lap)) = at(queue, position) else { return };
-        let outcome = many::outcome(lap, false);
+        settle(queue, position, false, is_last);
         if M::IS_SINGLE {
             self.position = position.wrapping_add(1);
             queue.receiving.position.store(self.position, Ordering::Relaxed);
         }
-        if !is_last {
-            return CellWord::store(word, outcome);
-        }
-        // SYNC: a fence too: with that of `wait::asleep`.
-        word.publish(outcome);
-        if queue.signals.not_full.is_listened_to() {
-            wake(&queue.signals.not_full, len);
+        if is_last {
+            wait::tell(&queue.signals.not_full, len);
         }
     }
 }

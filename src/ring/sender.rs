@@ -4,7 +4,7 @@
 //! Writes elements into cells that this end has taken for that, before it says that they are full.
 #![allow(unsafe_code)]
 
-use super::cell::{CellWord, Refusal, Run, at};
+use super::cell::{Refusal, Run, settle};
 use super::end::End;
 use super::queue::{Mode, Queue};
 use super::{many, single, wait};
@@ -176,7 +176,9 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     #[cold]
     fn claim_asleep(&mut self, timeout: Duration) -> Result<Run, Refusal> {
         let event = &self.end.queue.signals.not_full;
-        wait::asleep(event, || fence(Ordering::SeqCst), timeout, |looks_around| self.claim(1, looks_around))
+        let queue = self.end.queue;
+        let fence = || fence(Ordering::SeqCst);
+        wait::asleep(event, fence, timeout, || self.claim(1, true), || !M::IS_SINGLE && many::is_place(queue))
     }
 
     /// Takes places.
@@ -221,39 +223,29 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     /// Says of places that were taken that they are full, or gives them up; and wakes whoever waits for that.
     #[inline]
     fn finish(&mut self, run: Run, is_full: bool) {
-        let (queue, last) = (self.end.queue, run.len.wrapping_sub(1));
         if M::IS_SINGLE && !is_full {
             return;
         }
+        let queue = self.end.queue;
         for offset in 0..run.len {
-            let Ok((word, lap)) = at(queue, run.start.wrapping_add(offset)) else { return };
-            let outcome = many::outcome(lap, is_full);
-            // SYNC: the last one is a fence too: with that of `wait::asleep`.
-            if offset == last { word.publish(outcome) } else { CellWord::store(word, outcome) }
+            let is_last = offset == run.len.wrapping_sub(1);
+            settle(queue, run.start.wrapping_add(offset), is_full, is_last);
         }
         if M::IS_SINGLE {
             self.position = self.position.wrapping_add(run.len);
             queue.sending.position.store(self.position, Ordering::Relaxed);
             self.free = self.free.wrapping_sub(run.len);
         }
-        let signals = &queue.signals;
-        if signals.not_empty.is_listened_to() {
-            wake(&signals.not_empty, run.len);
-        }
-        if !is_full && signals.not_full.is_listened_to() {
-            wake(&signals.not_full, run.len);
+        // What was not sent is passed over by receivers, who may have waited for it, and its place by senders.
+        wait::tell(&queue.signals.not_empty, run.len);
+        if !is_full {
+            wait::tell(&queue.signals.not_full, run.len);
         }
         if M::IS_SINGLE && self.free == 0 {
             // Looked for while the receiver gets this one, the next place need not be waited for. Whatever is wrong with it is told then.
             self.free = single::count_free(queue, self.position, 1).unwrap_or(0);
         }
     }
-}
-
-/// Wakes as many as may go on.
-#[cold]
-pub(super) fn wake(event: &crate::event::RawEvent, len: u64) {
-    if len == 1 { event.notify_one() } else { event.notify_all() }
 }
 
 impl<T, const N: usize, M> fmt::Debug for Sender<'_, T, N, M> {

@@ -11,65 +11,68 @@
 
 use super::cell::Refusal;
 use crate::event::RawEvent;
-use crate::lock::{Word, spin};
 use crate::sys::clock;
+use crate::word::Word;
+use core::convert::Infallible;
 use core::hint::spin_loop;
 use core::time::Duration;
 
 /// Tries between two looks at the clock, and for the dead, of one who waits awake. A power of two.
 const TRIES: u32 = 1 << 10;
 
-/// Waits asleep until `attempt` gives something, for at most `timeout`; it is told whether to look for the dead.
+/// Waits asleep until `attempt` gives something, for at most `timeout`; it is told whether to look for the dead. `is_more` says whether
+/// another one may go on too.
+///
+/// Without looking again and again first, as at a lock: nobody knows when a message comes, and where the two share a
+/// processor it would come the later for it.
 pub(super) fn asleep<W: Word, R>(
     event: &RawEvent<W>,
     fence: fn(),
     timeout: Duration,
-    mut attempt: impl FnMut(bool) -> Result<R, Refusal>,
+    mut attempt: impl FnMut() -> Result<R, Refusal>,
+    is_more: impl FnOnce() -> bool,
 ) -> Result<R, Refusal> {
-    let mut outcome = attempt(false);
-    let is_over = |outcome: &Result<R, Refusal>| !matches!(outcome, Err(Refusal::NotReady));
-    if is_over(&outcome) {
-        return outcome;
-    }
-    let mut has_slept = false;
-    if !timeout.is_zero()
-        && spin(W::SPINS, || {
-            outcome = attempt(false);
-            is_over(&outcome)
-        })
-    {
-        return outcome;
-    }
-    let start = event.now();
-    loop {
-        let since = event.listen();
+    let mut looks = 0_u32;
+    let check = || Ok::<(), Infallible>(());
+    let Ok(outcome) = event.wait_until(timeout, check, || {
+        looks = looks.saturating_add(1);
+        // SYNC: after listening, with `publish`.
         fence();
-        // Before the look, so that the last one is when the time is up.
-        let left = timeout.saturating_sub(event.now().saturating_sub(start));
-        outcome = attempt(true);
-        if is_over(&outcome) {
-            if has_slept && event.is_listened_to() {
-                event.notify_one();
-            }
-            return outcome;
+        match attempt() {
+            Err(Refusal::NotReady) => None,
+            outcome => Some(outcome),
         }
-        if left.is_zero() {
-            return outcome;
-        }
-        has_slept = true;
-        let _: bool = event.sleep(since, left);
+    });
+    // Before the first sleep it looks twice.
+    if looks > 2 && outcome.is_some() && event.is_listened_to() && is_more() {
+        event.notify_one();
+    }
+    outcome.unwrap_or(Err(Refusal::NotReady))
+}
+
+/// Wakes who waits for one of `len` things, that can be had from now on.
+#[inline]
+pub(super) fn tell<W: Word>(event: &RawEvent<W>, len: u64) {
+    if event.is_listened_to() {
+        wake(event, len);
     }
 }
 
-/// The same, awake.
+#[cold]
+fn wake<W: Word>(event: &RawEvent<W>, len: u64) {
+    if len == 1 { event.notify_one() } else { event.notify_all() }
+}
+
+/// Waits awake until `attempt` gives something, for at most `timeout`.
+#[inline]
 pub(super) fn awake<R>(
     timeout: Duration,
     mut attempt: impl FnMut(bool) -> Result<R, Refusal>,
 ) -> Result<R, Refusal> {
     let (mut tries, mut start) = (0_u32, None);
     loop {
+        let looks_around = tries & TRIES.wrapping_sub(1) == TRIES.wrapping_sub(1);
         tries = tries.wrapping_add(1);
-        let looks_around = tries & TRIES.wrapping_sub(1) == 0;
         match attempt(looks_around) {
             Err(Refusal::NotReady) => {}
             outcome => return outcome,
