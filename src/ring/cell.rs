@@ -6,7 +6,7 @@
 //! | bits | field | meaning |
 //! |---|---|---|
 //! | 0..=30 | holder | who writes or reads the element, as in the words of locks; 0 nobody |
-//! | 31..=32 | state | 0 free, 1 being written, 2 full, 3 being read |
+//! | 31..=32 | state | 0 free, 1 being written, or by nobody: skipped, 2 full, 3 being read |
 //! | 33..=63 | lap | how many elements this cell has had before, from zero again after 2^31 |
 //!
 //! Zero is a free cell that never had an element.
@@ -91,6 +91,8 @@ impl Lap {
 pub(super) enum State {
     Free,
     Writing(Holder),
+    /// It was being written, and is not any more: there is no element.
+    Skipped,
     Full,
     Reading(Holder),
 }
@@ -112,6 +114,7 @@ impl CellState {
         let (state, holder) = match state {
             State::Free => (0, 0),
             State::Writing(holder) => (1, holder.bits()),
+            State::Skipped => (1, 0),
             State::Full => (2, 0),
             State::Reading(holder) => (3, holder.bits()),
         };
@@ -127,6 +130,7 @@ impl CellState {
         let holder = (self.0 & HOLDER) as u32;
         match (self.0 >> STATE_SHIFT & 3, holder) {
             (0, 0) => Some(State::Free),
+            (1, 0) => Some(State::Skipped),
             (2, 0) => Some(State::Full),
             (state @ (1 | 3), _) => match Holder::from_word(holder) {
                 Some(holder) if state == 1 => Some(State::Writing(holder)),
@@ -187,14 +191,26 @@ pub(super) fn at<C: Cells>(cells: &C, position: u64) -> Result<(&C::Word, Lap), 
     Ok((word, Lap::new(position.wrapping_shr(cells.len_log()))))
 }
 
-/// Says of the cell at a position that it is full now, or free for the next lap; if it is the last one of several with a fence, so that
-/// sleepers may be looked for then.
+/// What becomes of a cell that somebody has been at work on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Full,
+    Skipped,
+    /// For the next lap.
+    Free,
+}
+
+/// Says what has become of the cell at a position; if it is the last one of several with a fence, so that sleepers may be looked for
+/// then.
 #[inline]
-pub(super) fn settle<C: Cells>(cells: &C, position: u64, is_full: bool, is_last: bool) {
+pub(super) fn settle<C: Cells>(cells: &C, position: u64, outcome: Outcome, is_last: bool) {
     // It fails for no position.
     let Ok((word, lap)) = at(cells, position) else { return };
-    let now =
-        if is_full { CellState::new(lap, State::Full) } else { CellState::new(lap.next(), State::Free) };
+    let now = match outcome {
+        Outcome::Full => CellState::new(lap, State::Full),
+        Outcome::Skipped => CellState::new(lap, State::Skipped),
+        Outcome::Free => CellState::new(lap.next(), State::Free),
+    };
     if is_last { word.publish(now.bits()) } else { word.store(now.bits()) }
 }
 
@@ -225,7 +241,9 @@ mod tests {
         let holders = [0, 1, 55].map(|slot| Holder::new(Slot::new(slot).unwrap(), 0xab_cdef + slot));
         for lap in [0, 1, 77, LAP_MASK].map(|lap| Lap::new(lap.into())) {
             for holder in holders {
-                for state in [State::Free, State::Writing(holder), State::Full, State::Reading(holder)] {
+                for state in
+                    [State::Free, State::Writing(holder), State::Skipped, State::Full, State::Reading(holder)]
+                {
                     let word = CellState::from_bits(CellState::new(lap, state).bits());
                     assert_eq!((word.lap(), word.state()), (lap, Some(state)));
                     assert_eq!(word.around(lap), Some((When::Now, state)));
@@ -242,9 +260,7 @@ mod tests {
     fn words_that_no_cell_has_are_told() {
         let word = |state: u64, holder: u64| CellState::from_bits(state << STATE_SHIFT | holder);
         let somebody = u64::from(Holder::new(Slot::new(3).unwrap(), 7).bits());
-        for damaged in
-            [word(0, somebody), word(2, somebody), word(1, 0), word(3, 0), word(1, 57 << 24), word(3, 7)]
-        {
+        for damaged in [word(0, somebody), word(2, somebody), word(3, 0), word(1, 57 << 24), word(3, 7)] {
             assert_eq!(damaged.state(), None, "{damaged:?}");
         }
         assert!(word(1, somebody).state().is_some());

@@ -8,22 +8,23 @@
 //! |---|---|---|---|
 //! | free | send, at lap L | being written, by me | tail + 1; writes the element |
 //! | being written, by me | commit | full | |
-//! | being written, by me | the reservation is dropped | free, L + 1 | receivers pass over it |
-//! | being written, by a dead one | receive, at lap L; or send, at lap L + 1 | free, L + 1 | its element was never sent |
+//! | being written, by me | the reservation is dropped | skipped | |
+//! | skipped; or being written, by a dead one | receive, at lap L | free, L + 1 | nothing was sent; head + 1 |
 //! | full | receive, at lap L | being read, by me | head + 1; reads the element |
 //! | being read, by me | release | free, L + 1 | |
 //! | being read, by a dead one | send, at lap L + 1 | free, L + 1 | its element is lost with it |
 //!
 //! | who looks for a cell at lap L | and finds | knows |
 //! |---|---|---|
-//! | sender | lap L - 1, full, or a living one at work | the queue is full |
+//! | sender | lap L - 1, not free, nor being read by a dead one | the queue is full |
 //! | sender | lap L, not free; lap L + 1, free | the tail is to be moved on |
 //! | receiver | lap L, free, or a living one writing; lap L - 1, being read | nothing can be received yet |
-//! | receiver | lap L, being read; lap L + 1, free, being written or full | the head is to be moved on |
+//! | receiver | lap L, being read; lap L + 1, not being read | the head is to be moved on |
 //! | either | anything else, and the counter has not moved | damage |
 //!
-//! Nobody takes a cell beyond the tail or the head but those that follow the cell there in one run, at most one lap in all. So no cell
-//! is further than the second table says, as long as the counter stands.
+//! Nobody takes a cell beyond the tail or the head but those that follow the cell there in one run, at most one lap in all; and only
+//! one who has found the head at a cell frees it, so that senders do not go round past the receivers. So no cell is further than the second table
+//! says, as long as the counter stands.
 //!
 //! A living sender that stops in the middle keeps all that come after its element waiting, since elements are received in order. A
 //! process that is stopped before one of these compare-and-swaps, while the queue goes through 2^31 laps, could take a cell out of turn.
@@ -54,8 +55,10 @@ pub(super) fn claim_to_write<C: Cells>(
                 }
             }
             Some((When::Now, _) | (When::Next, State::Free)) => move_on(cells.tail(), start, 1),
-            Some((When::Last, State::Full)) => return Err(Refusal::NotReady),
-            Some((When::Last, State::Writing(holder) | State::Reading(holder))) => {
+            Some((When::Last, State::Full | State::Writing(_) | State::Skipped)) => {
+                return Err(Refusal::NotReady);
+            }
+            Some((When::Last, State::Reading(holder))) => {
                 if !roll.is_some_and(|roll| roll.is_gone(holder)) {
                     return Err(Refusal::NotReady);
                 }
@@ -67,7 +70,7 @@ pub(super) fn claim_to_write<C: Cells>(
     Err(Refusal::Damaged)
 }
 
-/// Takes cells to read from, one at least and `most` at most; counts in `given_back` the cells of dead senders that were made free.
+/// Takes cells to read from, one at least and `most` at most; counts in `given_back` the cells that were passed over.
 #[inline]
 pub(super) fn claim_to_read<C: Cells>(
     cells: &C,
@@ -91,17 +94,22 @@ pub(super) fn claim_to_read<C: Cells>(
             Some((When::Now, State::Free) | (When::Last, State::Reading(_))) => {
                 return Err(Refusal::NotReady);
             }
-            Some((When::Now, State::Writing(holder))) => {
-                if !roll.is_some_and(|roll| roll.is_gone(holder)) {
+            Some((When::Now, state @ (State::Writing(_) | State::Skipped))) => {
+                let is_over = match state {
+                    State::Writing(holder) => roll.is_some_and(|roll| roll.is_gone(holder)),
+                    _ => true,
+                };
+                if !is_over {
                     return Err(Refusal::NotReady);
                 }
                 if word.replace(now.bits(), CellState::new(lap.next(), State::Free).bits()) {
                     *given_back = given_back.saturating_add(1);
                 }
             }
-            Some(
-                (When::Now, State::Reading(_)) | (When::Next, State::Free | State::Writing(_) | State::Full),
-            ) => move_on(cells.head(), start, 1),
+            Some((When::Now, State::Reading(_))) => move_on(cells.head(), start, 1),
+            Some((When::Next, state)) if !matches!(state, State::Reading(_)) => {
+                move_on(cells.head(), start, 1)
+            }
             _ => check_moved(cells.head(), start, word, now)?,
         }
     }
@@ -116,7 +124,7 @@ pub(super) fn is_place<C: Cells>(cells: &C) -> bool {
 /// Whether somebody could receive.
 pub(super) fn is_element<C: Cells>(cells: &C) -> bool {
     is_next(cells, cells.head(), State::Full, |when, state| match when {
-        When::Now => matches!(state, State::Reading(_)),
+        When::Now => matches!(state, State::Reading(_) | State::Skipped),
         When::Next => true,
         When::Last => false,
     })

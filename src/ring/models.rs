@@ -8,6 +8,7 @@
 //! | model | what it shows |
 //! |---|---|
 //! | [`passes`] | one sends more than there is room for, another one receives all, in order; both sleep where they must |
+//! | [`skips`] | places that are taken and given up again are passed over, and come back |
 //! | [`crowd`] | the same with two senders, or two receivers: each element is received once |
 //! | [`dead_sender`] | a sender dies before any of its steps: what it had not committed was never sent; all others go on |
 //! | [`dead_receiver`] | a receiver dies before any of its steps: one element is lost with it at most; all others go on |
@@ -18,6 +19,7 @@
 //! | a cell is taken first, and the holder written then | [`dead_sender`]: a deadlock |
 //! | the counter is moved first, and the cell taken then | [`dead_sender`]: a deadlock |
 //! | what a dead sender has not committed is taken for full | [`dead_sender`]: an element that nobody has sent |
+//! | a place that is given up is free at once | [`skips`]: senders go round past the receivers, who find damage |
 //! | a cell of a dead receiver is left to it | [`dead_receiver`]: a deadlock |
 //! | slow is dead | [`crowd`]: an element is lost |
 //! | sleepers are told before the commit | [`passes`]: a deadlock |
@@ -27,7 +29,7 @@
 //! | released before it was read | [`passes`]: two at one element |
 //! | a receiver starts where the last one began | [`successor`]: an element out of order |
 
-use super::cell::{CellState, CellWord, Cells, Refusal, State, at, settle};
+use super::cell::{CellState, CellWord, Cells, Outcome, Refusal, State, at, settle};
 use super::{many, single, wait};
 use crate::event::RawEvent;
 use crate::lock::{Holder, Roll};
@@ -59,6 +61,7 @@ enum Mistake {
     TwoWords,
     CounterFirst,
     UnsentAsFull,
+    SkippedAsFree,
     DeadReaderLeft,
     SlowIsDead,
     TellBeforeCommit,
@@ -157,7 +160,12 @@ impl CellWord for Word {
     }
 
     fn publish(&self, new: u64) {
-        self.store(new);
+        let state = CellState::from_bits(new);
+        if self.mistake == Mistake::SkippedAsFree && state.state() == Some(State::Skipped) {
+            self.store(CellState::new(state.lap().next(), State::Free).bits());
+        } else {
+            self.store(new);
+        }
         if self.mistake != Mistake::CommitWithoutFence {
             fence(Ordering::SeqCst);
         }
@@ -315,7 +323,7 @@ impl Process {
         if is_early {
             wait::tell(&self.not_empty, 1);
         }
-        settle(self, position, true, true);
+        settle(self, position, Outcome::Full, true);
         self.position.set(position + 1);
         if !is_early {
             wait::tell(&self.not_empty, 1);
@@ -327,6 +335,15 @@ impl Process {
         let claim = || self.claim_to_write(true);
         let claim = wait::asleep(&self.not_full, self.fence(), PATIENCE, claim, is_more);
         self.send_at(claim.unwrap(), element);
+    }
+
+    /// Takes a place, and gives it up.
+    fn reserve_and_drop(&self) {
+        let is_more = || many::is_place(self);
+        let claim = || self.claim_to_write(true);
+        let claim = wait::asleep(&self.not_full, self.fence(), PATIENCE, claim, is_more);
+        settle(self, claim.unwrap(), Outcome::Skipped, true);
+        wait::tell(&self.not_empty, 1);
     }
 
     fn try_send(&self, element: u64) -> bool {
@@ -347,12 +364,12 @@ impl Process {
         let place = &self.world.elements[position as usize % self.words.len()];
         let is_early = self.world.mistake == Mistake::ReleaseBeforeRead;
         if is_early {
-            settle(self, position, false, true);
+            settle(self, position, Outcome::Free, true);
         }
         let element = place.get();
         self.life.step();
         if !is_early {
-            settle(self, position, false, true);
+            settle(self, position, Outcome::Free, true);
         }
         self.position.set(position + 1);
         wait::tell(&self.not_full, 1);
@@ -411,6 +428,21 @@ fn passes(is_single: bool, cells: usize, elements: u64, mistake: Mistake) -> u64
         let expected: Vec<_> = (1..=elements).collect();
         assert_eq!(*world.received.borrow(), expected);
         assert_eq!(world.conclude(), expected);
+    })
+}
+
+/// One takes places and gives them up, more than there are, and sends then; another one receives.
+fn skips(cells: usize, mistake: Mistake) -> u64 {
+    check(TWO, move || {
+        let world = World::new(false, cells, mistake);
+        let sender = world.start(0, Fate::LIVES, move |process| {
+            (0..=cells).for_each(|_| process.reserve_and_drop());
+            process.send(1);
+        });
+        let receiver = world.start(1, Fate::LIVES, |process| process.receive_all(1));
+        join(sender);
+        join(receiver);
+        assert_eq!(world.conclude(), [1]);
     })
 }
 
@@ -530,6 +562,17 @@ fn elements_pass() {
         passes(is_single, 1, 2, Mistake::None);
         passes(is_single, 2, 3, Mistake::None);
     }
+}
+
+#[test]
+fn reservations_are_given_up() {
+    skips(1, Mistake::None);
+    skips(2, Mistake::None);
+}
+
+#[test]
+fn planted_skipped_as_free() {
+    finds("Damaged", || skips(1, Mistake::SkippedAsFree));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Reads elements of cells that this end has taken for that, before it says that they are free.
 #![allow(unsafe_code)]
 
-use super::cell::{Refusal, Run, settle};
+use super::cell::{Outcome, Refusal, Run, settle};
 use super::end::End;
 use super::queue::{Mode, Queue};
 use super::{many, single, wait};
@@ -229,7 +229,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     #[inline]
     fn release(&mut self, position: u64, is_last: bool, len: u64) {
         let queue = self.end.queue;
-        settle(queue, position, false, is_last);
+        settle(queue, position, Outcome::Free, is_last);
         if M::IS_SINGLE {
             self.position = position.wrapping_add(1);
             queue.receiving.position.store(self.position, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 //! Writes elements into cells that this end has taken for that, before it says that they are full.
 #![allow(unsafe_code)]
 
-use super::cell::{Refusal, Run, settle};
+use super::cell::{Outcome, Refusal, Run, settle};
 use super::end::End;
 use super::queue::{Mode, Queue};
 use super::{many, single, wait};
@@ -124,7 +124,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
         for (value, offset) in values.iter().zip(0..run.len) {
             self.write(run.start.wrapping_add(offset), *value);
         }
-        self.finish(run, true);
+        self.finish(run, Outcome::Full);
         // At most as many as there are values.
         Ok(run.len as usize)
     }
@@ -203,7 +203,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
         match claim {
             Ok(run) => {
                 self.write(run.start, value);
-                self.finish(run, true);
+                self.finish(run, Outcome::Full);
                 Ok(())
             }
             Err(refusal) => Err(Unsent { value, error: self.error(refusal) }),
@@ -222,25 +222,22 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
 
     /// Says of places that were taken that they are full, or gives them up; and wakes whoever waits for that.
     #[inline]
-    fn finish(&mut self, run: Run, is_full: bool) {
-        if M::IS_SINGLE && !is_full {
+    fn finish(&mut self, run: Run, outcome: Outcome) {
+        if M::IS_SINGLE && outcome == Outcome::Skipped {
             return;
         }
         let queue = self.end.queue;
         for offset in 0..run.len {
             let is_last = offset == run.len.wrapping_sub(1);
-            settle(queue, run.start.wrapping_add(offset), is_full, is_last);
+            settle(queue, run.start.wrapping_add(offset), outcome, is_last);
         }
         if M::IS_SINGLE {
             self.position = self.position.wrapping_add(run.len);
             queue.sending.position.store(self.position, Ordering::Relaxed);
             self.free = self.free.wrapping_sub(run.len);
         }
-        // What was not sent is passed over by receivers, who may have waited for it, and its place by senders.
+        // What was not sent receivers pass over, who may have waited for it, and free its place.
         wait::tell(&queue.signals.not_empty, run.len);
-        if !is_full {
-            wait::tell(&queue.signals.not_full, run.len);
-        }
         if M::IS_SINGLE && self.free == 0 {
             // Looked for while the receiver gets this one, the next place need not be waited for. Whatever is wrong with it is told then.
             self.free = single::count_free(queue, self.position, 1).unwrap_or(0);
@@ -273,7 +270,7 @@ impl<T: Shareable, const N: usize, M: Mode> Slot<'_, '_, T, N, M> {
         if this.sender.end.is_here() {
             let run = this.run;
             this.sender.write(run.start, value);
-            this.sender.finish(run, true);
+            this.sender.finish(run, Outcome::Full);
         }
     }
 
@@ -293,7 +290,7 @@ impl<T: Shareable, const N: usize, M: Mode> Slot<'_, '_, T, N, M> {
         let mut this = ManuallyDrop::new(self);
         if this.sender.end.is_here() {
             let run = this.run;
-            this.sender.finish(run, true);
+            this.sender.finish(run, Outcome::Full);
         }
     }
 }
@@ -302,7 +299,7 @@ impl<T: Shareable, const N: usize, M: Mode> Drop for Slot<'_, '_, T, N, M> {
     fn drop(&mut self) {
         // In a child after `fork` it is the parent's.
         if self.sender.end.is_here() {
-            self.sender.finish(self.run, false);
+            self.sender.finish(self.run, Outcome::Skipped);
         }
     }
 }
