@@ -234,14 +234,16 @@ fn look_at<A: RegionAllocator>(region: &Region, tenants: &[Tenant]) -> Look {
         }
         Err(error) => _ = note(Part::Directory, Err(error)),
     }
-    // These change the copy.
-    info.usage = A::usage(&heap).ok();
+    // These change the copy, and whatever they come upon, its users will.
+    let usage = A::usage(&heap);
+    note(Part::Allocator, usage.map(drop));
+    info.usage = usage.ok();
     let dead = tenants.iter().filter(|tenant| tenant.life() == Life::Dead);
     let slots = dead.map(Tenant::bit).fold(0, |bits, bit| bits | bit);
-    info.estate = match slots {
-        0 => Some(Reclaimed::default()),
-        _ => arena::give_back::<A>(region, &heap, slots).ok(),
-    };
+    let estate =
+        if slots == 0 { Ok(Reclaimed::default()) } else { arena::give_back::<A>(region, &heap, slots) };
+    note(Part::Allocator, estate.map(drop));
+    info.estate = estate.ok();
     Look { info, damage, unchecked: (!has_room).then_some(Unchecked::NoMemory) }
 }
 
