@@ -400,3 +400,9 @@ impl Digest {
 fn os(call: &'static str) -> impl Fn(Errno) -> ShmemError {
     move |errno| ShmemError::Os { call, errno }
 }
+
+#[cfg(test)]
+extern crate std;
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests;
