@@ -53,7 +53,7 @@ mod text;
 
 use arguments::Arguments;
 use facts::Facts;
-use shmem_bind::ShmemError;
+use shmem_bind::{Errno, ShmemError};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::thread;
@@ -98,7 +98,14 @@ fn say(text: &str) -> io::Result<()> {
 
 /// Says why a segment cannot be read.
 fn complain(name: &str, error: &ShmemError) -> End {
-    eprintln!("inspect: {}: {error}", text::quoted(name));
+    let reason = match error {
+        ShmemError::NotFound => "nothing has this name; without one, all segments are listed".to_owned(),
+        ShmemError::Os { call: "open", errno: Errno::ACCESS | Errno::PERM } => {
+            "no permission to read it; run as its user, or as root".to_owned()
+        }
+        error => error.to_string(),
+    };
+    eprintln!("inspect: {}: {reason}", text::quoted(name));
     if matches!(error, ShmemError::Name(_)) { End::Usage } else { End::Unreadable }
 }
 

@@ -28,7 +28,7 @@ pub use tenant::{Life, Tenant};
 pub use verdict::{Damage, Part, Unchecked, Verdict};
 
 use crate::arena::Reclaimed;
-use crate::error::{HeaderError, ShmemError};
+use crate::error::{FileKind, HeaderError, ShmemError};
 use crate::header::{Header, Payload, Statistics};
 use crate::membership::Phase;
 use crate::name::Name;
@@ -121,10 +121,12 @@ impl Snapshot {
     /// As [`take`](Self::take).
     pub fn take_up_to(name: &str, limit: u64) -> Result<Self, ShmemError> {
         let name = Name::new(name)?;
+        let irregular = |found| ShmemError::NotRegular { found };
         let fd = shm::open(name.path(), Access::ReadOnly, None).map_err(|errno| match errno {
             Errno::NOENT => ShmemError::NotFound,
-            Errno::LOOP => ShmemError::NotRegular { found: crate::error::FileKind::Symlink },
-            Errno::NXIO | Errno::NODEV => ShmemError::NotRegular { found: crate::error::FileKind::Other },
+            Errno::LOOP => irregular(FileKind::Symlink),
+            Errno::ISDIR => irregular(FileKind::Directory),
+            Errno::NXIO | Errno::NODEV => irregular(FileKind::Other),
             errno => ShmemError::Os { call: "open", errno },
         })?;
         let own = Tenancy::own();
