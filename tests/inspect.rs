@@ -390,7 +390,7 @@ fn what_is_not_there_or_no_file_is_an_error() {
 fn what_may_not_be_read_is_said_to_be_so() {
     let name = TestName::new("private");
     let _owner = Builder::new(&name).with_size(8).create().unwrap();
-    fs::set_permissions(name.path(), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(name.path(), fs::Permissions::from_mode(0o000)).unwrap();
     // Root may read everything, so somebody else is asked, with a copy that is not in a private folder.
     let copy = Scratch::new(&name, "program");
     fs::copy(program(), &copy.0).unwrap();

@@ -94,10 +94,11 @@ pub fn open<A: Allocator>(name: &str, policies: &str) -> Arena<A> {
 }
 
 /// What a holder has: two boxes, and two references of which one has a name.
+#[allow(dead_code)] // They are held, and that is all.
 pub struct Held {
-    pub boxes: [ShmemBox<[u8]>; 2],
-    pub named: ShmemArc<u64>,
-    pub nameless: ShmemArc<AtomicU64>,
+    boxes: [ShmemBox<[u8]>; 2],
+    named: ShmemArc<u64>,
+    nameless: ShmemArc<AtomicU64>,
 }
 
 impl Held {
