@@ -48,6 +48,7 @@ use crate::planted::{Mistake, is_planted};
 use crate::sys::clock;
 use crate::sys::futex;
 use core::hint::spin_loop;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use static_assertions::const_assert_eq;
@@ -139,6 +140,8 @@ impl Default for RawLock {
 }
 
 const_assert_eq!(size_of::<RawLock>(), 8);
+const_assert_eq!(align_of::<RawLock>(), 4);
+const_assert_eq!(offset_of!(RawLock, word), 0);
 
 /// An attachment as it stands in lock words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

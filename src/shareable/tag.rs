@@ -69,6 +69,7 @@ shareable! {
 }
 
 const_assert_eq!(size_of::<TypeTag>(), 24);
+const_assert_eq!(align_of::<TypeTag>(), 8);
 const_assert_eq!(offset_of!(TypeTag, size), 8);
 const_assert_eq!(offset_of!(TypeTag, align), 16);
 const_assert_eq!(offset_of!(TypeTag, version), 20);
