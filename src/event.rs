@@ -95,6 +95,11 @@ impl<W: Word> RawEvent<W> {
         self.word.load() & !MARKS != since.0
     }
 
+    /// The time, by the clock of those who sleep.
+    pub(crate) fn now(&self) -> Duration {
+        self.word.now()
+    }
+
     /// Waits until `condition` gives something, for at most `timeout`; gives that, or `None` when the time is up.
     ///
     /// The condition is asked at least once, again each time that it happens, once in a slice, and last when the time is up. Before

@@ -64,6 +64,8 @@ mod arena;
 pub mod sync;
 #[cfg(feature = "alloc")]
 mod listing;
+#[cfg(feature = "alloc")]
+pub mod inspect;
 #[doc = include_str!("how_it_works.md")]
 pub mod how_it_works {}
 
@@ -84,7 +86,7 @@ pub use heap::Usage;
 pub use lifecycle::Origin;
 #[cfg(feature = "alloc")]
 pub use listing::segments;
-pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
+pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, Phase, UnlinkPolicy};
 pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;

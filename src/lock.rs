@@ -43,7 +43,7 @@
 use crate::membership::Slot;
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
-use crate::word::Word;
+use crate::word::{Look, Word};
 use core::hint::spin_loop;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
@@ -94,7 +94,7 @@ impl Holder {
     }
 
     /// The attachment that a word names; `None` if no attachment can be meant.
-    const fn from_word(word: u32) -> Option<Self> {
+    pub(crate) const fn from_word(word: u32) -> Option<Self> {
         let index = ((word & !WAITERS) >> HOLDER_SHIFT).wrapping_sub(1);
         match Slot::new(index as u64) {
             Some(_) => Some(Self(word & !WAITERS)),
@@ -142,6 +142,18 @@ pub(crate) enum Acquired {
     OwnerDied,
 }
 
+/// What the word of a lock says.
+#[cfg(feature = "alloc")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    Free,
+    /// By the tenant of this slot, or a former one.
+    Held(Slot),
+    NotRecoverable,
+    /// The word is none that a lock can have.
+    Damaged,
+}
+
 /// Why a lock could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LockError {
@@ -169,6 +181,15 @@ impl<W: Word> RawLock<W> {
     /// Whether nobody holds the lock, dead or alive.
     pub(crate) fn is_free(&self) -> bool {
         self.word.load() & !WAITERS == NOBODY
+    }
+
+    /// The same, as it is after what this thread has just changed; see [`Look`].
+    #[inline]
+    pub(crate) fn is_free_now(&self) -> bool
+    where
+        W: Look,
+    {
+        self.word.look() & !WAITERS == NOBODY
     }
 
     /// Takes the lock if nobody holds it.
@@ -265,6 +286,16 @@ impl<W: Word> RawLock<W> {
     fn release(&self, me: Holder, next: u32) -> bool {
         // Another word than ours, with or without WAITERS, means damage: then it is not ours to give back.
         !self.word.replace(me.0, next) && self.word.replace(me.0 | WAITERS, next)
+    }
+
+    /// What the word says, for one who only looks.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn peek(&self) -> Peek {
+        match self.word.load() & !WAITERS {
+            NOBODY => Peek::Free,
+            NOT_RECOVERABLE => Peek::NotRecoverable,
+            word => Holder::from_word(word).and_then(Holder::slot).map_or(Peek::Damaged, Peek::Held),
+        }
     }
 
     /// Who holds the lock now, dead or alive.

@@ -72,6 +72,11 @@ impl HeapControl {
         commit(&self.len, len);
     }
 
+    #[cfg(feature = "alloc")]
+    pub(crate) const fn lock(&self) -> &RawLock {
+        &self.lock
+    }
+
     /// How many locks were taken over from the dead since the segment was made.
     pub(crate) fn takeovers(&self) -> u64 {
         self.takeovers.load(Ordering::Relaxed)

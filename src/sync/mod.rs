@@ -13,6 +13,8 @@ mod event;
 mod mutex;
 mod once;
 mod result;
+mod rwlock;
+mod semaphore;
 mod thread_lock;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
@@ -24,3 +26,5 @@ pub use event::{Event, Listening};
 pub use mutex::{Mutex, MutexGuard};
 pub use once::{Once, OnceCell, SetError};
 pub use result::{LockError, LockResult, Orphaned};
+pub use rwlock::{ReadResult, RwLock, RwLockReadGuard, RwLockWriteGuard, WriteResult};
+pub use semaphore::{Permit, Semaphore};

@@ -27,7 +27,7 @@
 //! Gives references to the value to the holder of the lock, and to nobody else.
 #![allow(unsafe_code)]
 
-use super::result::{LockError, LockResult, Orphaned};
+use super::result::{Ending, Guard, LockError, LockResult, Orphaned};
 use super::thread_lock::{HeldLock, ThreadLock};
 #[cfg(doc)]
 use crate::error::LockFailure;
@@ -297,7 +297,7 @@ impl<T> fmt::Debug for Mutex<T> {
 }
 
 /// A mutex whose lock is held. Whoever has it gives it back, once.
-pub(super) struct Held<'a, T> {
+pub struct Held<'a, T> {
     mutex: &'a Mutex<T>,
     /// INVARIANT 2: that of `mutex`.
     lock: HeldLock<'a>,
@@ -311,8 +311,14 @@ impl<T> Clone for Held<'_, T> {
 
 impl<T> Copy for Held<'_, T> {}
 
+impl<T> fmt::Debug for Held<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mutex.fmt(f)
+    }
+}
+
 impl<'a, T> Held<'a, T> {
-    pub(super) const fn mutex(&self) -> &'a Mutex<T> {
+    const fn mutex(&self) -> &'a Mutex<T> {
         self.mutex
     }
 
@@ -320,6 +326,26 @@ impl<'a, T> Held<'a, T> {
     #[inline]
     pub(super) fn end(self, how: fn(&RawLock, Holder)) {
         self.lock.end(how);
+    }
+}
+
+impl<'a, T> Guard<T> for MutexGuard<'a, T> {
+    type Held = Held<'a, T>;
+
+    fn place(held: Self::Held) -> *mut T {
+        held.mutex.as_ptr()
+    }
+
+    unsafe fn of(held: Self::Held) -> Self {
+        // SAFETY: the caller promises the same.
+        unsafe { Self::new(held) }
+    }
+
+    fn leave(held: Self::Held, ending: Ending) {
+        held.end(match ending {
+            Ending::Abandoned => RawLock::abandon,
+            Ending::GivenUp => RawLock::give_up,
+        });
     }
 }
 
@@ -358,7 +384,7 @@ impl<'a, T> MutexGuard<'a, T> {
     /// # Safety
     /// It has not been given back, nobody else gives it back, and the value is valid.
     #[inline]
-    pub(super) const unsafe fn new(held: Held<'a, T>) -> Self {
+    const unsafe fn new(held: Held<'a, T>) -> Self {
         Self(held)
     }
 
