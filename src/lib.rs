@@ -62,6 +62,7 @@ mod pinned;
 mod pointers;
 mod arena;
 pub mod sync;
+pub mod ring;
 #[cfg(feature = "alloc")]
 mod listing;
 #[cfg(feature = "alloc")]
@@ -91,7 +92,7 @@ pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;
 pub use segment::ShmemConf;
-pub use shareable::{AnyBitPattern, NoUninit, Shareable, TagMismatch, TypeTag};
+pub use shareable::{AnyBitPattern, FromZeros, NoUninit, Shareable, TagMismatch, TypeTag};
 pub use shared::ShmemArc;
 pub use sigbus::sigbus_fixup;
 pub use typed::Object;

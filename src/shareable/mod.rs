@@ -14,9 +14,11 @@ mod macros;
 mod further;
 mod tag;
 mod pattern;
+mod zeros;
 
 pub use pattern::{AnyBitPattern, NoUninit};
 pub use tag::{TagMismatch, TypeTag};
+pub use zeros::FromZeros;
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;

@@ -7,7 +7,7 @@
 use super::thread_lock::{holder, place};
 use crate::error::LockFailure;
 use crate::event::{Count, RawEvent};
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use crate::sys::clock;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
@@ -67,6 +67,9 @@ unsafe impl Shareable for Event {
     const TAG: TypeTag = TypeTag::new::<Self>("shmem_bind::Event", 1).with_field("word", 0, AtomicU32::TAG);
     const FROZEN: bool = false;
 }
+
+// SAFETY: zeros are an event that never happened.
+unsafe impl FromZeros for Event {}
 
 /// Since when somebody listens to an [`Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,7 +34,7 @@ use crate::error::LockFailure;
 use crate::lock::{Acquired, Holder, RawLock};
 #[cfg(planted)]
 use crate::planted::{self, Mistake};
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit, offset_of};
@@ -110,6 +110,9 @@ unsafe impl<T: Shareable> Shareable for Mutex<T> {
         .with_field("value", offset_of!(Self, value), T::TAG);
     const FROZEN: bool = false;
 }
+
+// SAFETY: zeros are a lock that nobody holds, and a value.
+unsafe impl<T: FromZeros> FromZeros for Mutex<T> {}
 
 impl<T> Mutex<T> {
     /// A value that nobody has locked.
