@@ -29,8 +29,8 @@ use core::sync::atomic;
 ///
 /// Implement it with [`shareable!`](crate::shareable!), which checks everything. It is implemented for
 /// integers, floats, `bool`, `char`, `()`, the atomics except `AtomicPtr`, [`NonZero`] and `Option` of it,
-/// [`Wrapping`], [`Saturating`], and for arrays, [`MaybeUninit`], [`PhantomData`] and
-/// [`Mutex`](crate::sync::Mutex) of such types.
+/// [`Wrapping`], [`Saturating`], for arrays, [`MaybeUninit`] and [`PhantomData`] of such types, and for what
+/// [`sync`](crate::sync) has around such types.
 ///
 /// Not for these, with the reason:
 /// - References, pointers, `Box`, `String`, `Vec`, functions, `AtomicPtr`: addresses of one process.
