@@ -98,7 +98,6 @@ pub struct Mutex<T> {
 // On machines of 32 and of 64 bits alike.
 const_assert_eq!(size_of::<Mutex<u64>>(), 24);
 const_assert_eq!(align_of::<Mutex<u8>>(), 8);
-const_assert_eq!(offset_of!(Mutex<u64>, thread), 8);
 const_assert_eq!(offset_of!(Mutex<u64>, value), 16);
 
 // SAFETY: the lock lets one thread at a time to the value, and so merely sends it from one to the next.
