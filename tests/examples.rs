@@ -75,7 +75,7 @@ fn custom_allocator() {
          swept: 128 bytes of the dead, 1 cell in use\n\
          grown: 14 cells free\n\
          in a segment: 7, \"a name for it\", 2 cells in use\n\
-         too large: no room for 41 bytes: 7936 are free, and at most 40 in one piece; drop some objects, or grow \
+         too large: no room for 41 bytes: 6912 are free, and at most 40 in one piece; drop some objects, or grow \
          the arena\n\
          another allocator: the arena is managed by the allocator 15f86f4fc574fb and not by 297ddbe01b2e93; use \
          the same in all processes\n"
