@@ -46,7 +46,8 @@ use loom::thread;
 use std::rc::Rc;
 use std::vec::Vec;
 
-/// For a model with many steps.
+/// For models with many steps.
+const TWO_SHALLOW: Depth = Depth { processes: 2, preemptions: Some(2) };
 const THREE_SHALLOW: Depth = Depth { processes: 3, preemptions: Some(1) };
 
 /// One sleep, if time passes at all.
@@ -140,11 +141,6 @@ impl CellWord for Word {
             }
             (Mistake::UnsentAsFull, Some(State::Writing(_)), Some(State::Free)) => {
                 self.exchange(old, CellState::new(was.lap(), State::Full).bits())
-            }
-            (Mistake::DeadReaderLeft, Some(State::Reading(_)), _) => {
-                // As if nobody had asked; but somebody tries again.
-                thread::yield_now();
-                false
             }
             _ => self.exchange(old, new),
         }
@@ -297,6 +293,7 @@ impl Process {
             word.store(CellState::new(lap, State::Writing(holder(self.life.process()))).bits());
             return Ok(tail);
         }
+        let looks_around = looks_around && self.world.mistake != Mistake::DeadReaderLeft;
         let roll: Option<&dyn Roll> = if looks_around { Some(&self.world.roll) } else { None };
         many::claim_to_write(self, holder(self.life.process()), 1, roll).map(|run| run.start)
     }
@@ -417,8 +414,8 @@ fn assert_received(received: &[u64], certain: &[u64], maybe: &[u64]) {
 }
 
 /// One sends, one receives.
-fn passes(is_single: bool, cells: usize, elements: u64, mistake: Mistake) -> u64 {
-    check(TWO, move || {
+fn passes(depth: Depth, is_single: bool, cells: usize, elements: u64, mistake: Mistake) -> u64 {
+    check(depth, move || {
         let world = World::new(is_single, cells, mistake);
         let sender = world
             .start(0, Fate::LIVES, move |process| (1..=elements).for_each(|element| process.send(element)));
@@ -432,8 +429,8 @@ fn passes(is_single: bool, cells: usize, elements: u64, mistake: Mistake) -> u64
 }
 
 /// One takes places and gives them up, more than there are, and sends then; another one receives.
-fn skips(cells: usize, mistake: Mistake) -> u64 {
-    check(TWO, move || {
+fn skips(depth: Depth, cells: usize, mistake: Mistake) -> u64 {
+    check(depth, move || {
         let world = World::new(false, cells, mistake);
         let sender = world.start(0, Fate::LIVES, move |process| {
             (0..=cells).for_each(|_| process.reserve_and_drop());
@@ -503,8 +500,8 @@ fn dead_sender(depth: Depth, cells: usize, elements: u64, mistake: Mistake) -> u
 }
 
 /// One of two receivers dies.
-fn dead_receiver(cells: usize, mistake: Mistake) -> u64 {
-    check_each_death(TWO, move |fate| {
+fn dead_receiver(depth: Depth, cells: usize, mistake: Mistake) -> u64 {
+    check_each_death(depth, move |fate| {
         let world = World::new(false, cells, mistake);
         let victim = world.start(0, fate, |process| process.receive_all(1));
         let other = world.start(1, Fate::LIVES, |process| {
@@ -526,8 +523,8 @@ fn dead_receiver(cells: usize, mistake: Mistake) -> u64 {
 }
 
 /// A single sender, or receiver, dies, and another one takes its place.
-fn successor(is_sender: bool, cells: usize, mistake: Mistake) -> u64 {
-    check_each_death(TWO, move |fate| {
+fn successor(depth: Depth, is_sender: bool, cells: usize, mistake: Mistake) -> u64 {
+    check_each_death(depth, move |fate| {
         const ELEMENTS: u64 = 2;
         let world = World::new(true, cells, mistake);
         // Elements are numbered as the positions are, so that a successor knows which one comes next.
@@ -559,20 +556,20 @@ fn successor(is_sender: bool, cells: usize, mistake: Mistake) -> u64 {
 #[test]
 fn elements_pass() {
     for is_single in [true, false] {
-        passes(is_single, 1, 2, Mistake::None);
-        passes(is_single, 2, 3, Mistake::None);
+        passes(TWO_SHALLOW, is_single, 1, 2, Mistake::None);
+        passes(TWO_SHALLOW, is_single, 2, 3, Mistake::None);
     }
 }
 
 #[test]
 fn reservations_are_given_up() {
-    skips(1, Mistake::None);
-    skips(2, Mistake::None);
+    skips(TWO_SHALLOW, 1, Mistake::None);
+    skips(TWO_SHALLOW, 2, Mistake::None);
 }
 
 #[test]
 fn planted_skipped_as_free() {
-    finds("Damaged", || skips(1, Mistake::SkippedAsFree));
+    finds("Damaged", || skips(TWO_SHALLOW, 1, Mistake::SkippedAsFree));
 }
 
 #[test]
@@ -589,75 +586,91 @@ fn two_receivers() {
 
 #[test]
 fn a_sender_dies() {
-    dead_sender(TWO, 2, 1, Mistake::None);
+    dead_sender(TWO_SHALLOW, 2, 1, Mistake::None);
 }
 
 #[test]
 fn a_receiver_dies() {
-    dead_receiver(1, Mistake::None);
-    dead_receiver(2, Mistake::None);
+    dead_receiver(TWO_SHALLOW, 1, Mistake::None);
+    dead_receiver(TWO_SHALLOW, 2, Mistake::None);
 }
 
 #[test]
 fn a_single_one_has_a_successor() {
     for is_sender in [true, false] {
-        successor(is_sender, 1, Mistake::None);
-        successor(is_sender, 2, Mistake::None);
+        successor(TWO_SHALLOW, is_sender, 1, Mistake::None);
+        successor(TWO_SHALLOW, is_sender, 2, Mistake::None);
     }
 }
 
 #[test]
 fn planted_two_words() {
-    finds("deadlock", || dead_sender(TWO, 2, 1, Mistake::TwoWords));
+    finds("deadlock", || dead_sender(TWO_SHALLOW, 2, 1, Mistake::TwoWords));
 }
 
 #[test]
 fn planted_counter_first() {
-    finds("deadlock", || dead_sender(TWO, 2, 1, Mistake::CounterFirst));
+    finds("deadlock", || dead_sender(TWO_SHALLOW, 2, 1, Mistake::CounterFirst));
 }
 
 #[test]
 fn planted_unsent_as_full() {
-    finds("never sent", || dead_sender(TWO, 2, 1, Mistake::UnsentAsFull));
+    finds("never sent", || dead_sender(TWO_SHALLOW, 2, 1, Mistake::UnsentAsFull));
 }
 
 #[test]
 fn planted_dead_reader_left() {
-    finds("", || dead_receiver(1, Mistake::DeadReaderLeft));
+    finds("deadlock", || dead_receiver(TWO_SHALLOW, 1, Mistake::DeadReaderLeft));
 }
 
 #[test]
 fn planted_slow_is_dead() {
-    finds("", || crowd(THREE, true, 2, Mistake::SlowIsDead));
+    finds("deadlock", || crowd(THREE, true, 2, Mistake::SlowIsDead));
 }
 
 #[test]
 fn planted_tell_before_commit() {
-    finds("deadlock", || passes(true, 1, 2, Mistake::TellBeforeCommit));
-    finds("deadlock", || passes(false, 1, 2, Mistake::TellBeforeCommit));
+    finds("deadlock", || passes(TWO_SHALLOW, true, 1, 2, Mistake::TellBeforeCommit));
+    finds("deadlock", || passes(TWO_SHALLOW, false, 1, 2, Mistake::TellBeforeCommit));
 }
 
 #[test]
 fn planted_without_a_fence() {
     for mistake in [Mistake::CommitWithoutFence, Mistake::LookWithoutFence] {
-        finds("deadlock", || passes(true, 1, 2, mistake));
+        finds("deadlock", || passes(TWO_SHALLOW, true, 1, 2, mistake));
     }
 }
 
 #[test]
 fn planted_commit_without_release() {
-    finds("Causality", || passes(true, 1, 1, Mistake::CommitWithoutRelease));
+    finds("Causality", || passes(TWO_SHALLOW, true, 1, 1, Mistake::CommitWithoutRelease));
 }
 
 #[test]
 fn planted_release_before_read() {
-    finds("Causality", || passes(true, 1, 2, Mistake::ReleaseBeforeRead));
-    finds("Causality", || passes(false, 1, 2, Mistake::ReleaseBeforeRead));
+    finds("Causality", || passes(TWO_SHALLOW, true, 1, 2, Mistake::ReleaseBeforeRead));
+    finds("Causality", || passes(TWO_SHALLOW, false, 1, 2, Mistake::ReleaseBeforeRead));
 }
 
 #[test]
 fn planted_receiver_from_the_beginning() {
-    finds("", || successor(false, 1, Mistake::FromTheBeginning));
+    finds("out of order", || successor(TWO_SHALLOW, false, 1, Mistake::FromTheBeginning));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn long_two_with_more_preemptions() {
+    for is_single in [true, false] {
+        tell("passes", passes(TWO, is_single, 1, 2, Mistake::None));
+        tell("passes, two cells", passes(TWO, is_single, 2, 3, Mistake::None));
+    }
+    for cells in [1, 2] {
+        tell("skips", skips(TWO, cells, Mistake::None));
+        tell("death of a receiver", dead_receiver(TWO, cells, Mistake::None));
+        tell("successor of a sender", successor(TWO, true, cells, Mistake::None));
+        tell("successor of a receiver", successor(TWO, false, cells, Mistake::None));
+    }
+    tell("death of a sender", dead_sender(TWO, 2, 1, Mistake::None));
 }
 
 #[test]

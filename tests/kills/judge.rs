@@ -9,6 +9,7 @@
 //!   living process gave up exactly once.
 
 use super::scenes::{Leaves, Scene};
+use super::several::{SEVERAL, several, share};
 use super::stage::{MUTEX, Past, Sealed, Snapshot, Stage, WAITED, Waited, ledger, mutex, waited};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{Forked, Wrong};
@@ -74,9 +75,11 @@ macro_rules! lost {
     };
 }
 
+pub(crate) use lost;
+
 /// The value of what must succeed.
 #[track_caller]
-fn must<T, E: Debug>(what: &str, result: Result<T, E>) -> T {
+pub fn must<T, E: Debug>(what: &str, result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| {
         let text = format!("{what}: {error:?}");
         let is_stuck = text.contains("Busy") || text.contains("Full");
@@ -176,7 +179,7 @@ fn look_around<A: Allocator>(
     let loose = entries.iter().any(|entry| entry.name() == "loose");
     assert!(!had_names || loose || may(Leaves::LOOSE), "a name is gone");
     for entry in &entries {
-        let holders = u32::from(observed && ["held", MUTEX, WAITED].contains(&entry.name()));
+        let holders = u32::from(observed && ["held", MUTEX, WAITED, SEVERAL].contains(&entry.name()));
         lost!(entry.holders(), holders, "the holders of {}", entry.name());
         if entry.name() == MUTEX {
             lock_and_unlock(&mutex(arena), scene);
@@ -184,6 +187,10 @@ fn look_around<A: Allocator>(
         }
         if entry.name() == WAITED {
             wait_and_notify(&waited(arena), scene);
+            continue;
+        }
+        if entry.name() == SEVERAL {
+            share(&several(arena), scene);
             continue;
         }
         let object = must("find", arena.find::<Sealed>(entry.name()));

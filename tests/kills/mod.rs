@@ -11,6 +11,7 @@
 pub mod given;
 pub mod judge;
 pub mod scenes;
+pub mod several;
 pub mod stage;
 pub mod stepper;
 

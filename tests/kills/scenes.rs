@@ -54,7 +54,7 @@ pub struct Victim<'a, A> {
 type Arena<A> = shmem_bind::Arena<A>;
 
 impl<A: Allocator> Victim<'_, A> {
-    fn attach(&self) -> Arena<A> {
+    pub fn attach(&self) -> Arena<A> {
         attach(self.name)
     }
 
@@ -63,7 +63,7 @@ impl<A: Allocator> Victim<'_, A> {
     }
 
     /// Does it between two stops, and keeps what it gives, which must lie in the segment.
-    fn does<R: Given>(self, operation: impl FnOnce() -> R) {
+    pub fn does<R: Given>(self, operation: impl FnOnce() -> R) {
         let mut operation = Some(operation);
         let mut kept = None;
         (self.trace)(&mut || kept = Some((operation.take().unwrap())()));
@@ -459,6 +459,8 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let waited = waited(&victim.attach());
         victim.does(|| waited.event.notify_all());
     });
+
+    super::several::add_scenes(&mut add);
 
     // The segment.
     add("create", Nothing, nothing, false, |victim| {
