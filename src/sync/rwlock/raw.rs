@@ -159,8 +159,14 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
         if !is_first || self.gate.is_open() {
             return Some(place);
         }
-        self.leave(place);
+        self.back_out(place);
         None
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn back_out(&self, place: usize) {
+        self.leave(place);
     }
 
     #[inline]
@@ -169,6 +175,8 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
     }
 
     /// Takes a place that is nobody's; or this thread's already, which is in then. Gives which, and whether it is the first guard there.
+    #[cold]
+    #[inline(never)]
     fn take(&self) -> Option<(usize, bool)> {
         self.from_first().find_map(|(index, place)| {
             let is_first = self.take_free(place);
@@ -276,6 +284,7 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
 
     /// Gives whether it was the last one.
     #[cold]
+    #[inline(never)]
     fn leave_one_of_several(&self, place: &P) -> bool {
         let word = place.load();
         let occupant = Occupant::from_bits(word);
