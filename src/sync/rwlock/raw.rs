@@ -178,7 +178,7 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
     #[cold]
     #[inline(never)]
     fn take(&self) -> Option<(usize, bool)> {
-        self.from_first().find_map(|(index, place)| {
+        self.starting_at_first().find_map(|(index, place)| {
             let is_first = self.take_free(place);
             (is_first || self.add_guard(place, place.load())).then_some((index, is_first))
         })
@@ -194,7 +194,7 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
         occupant.with_one_more().is_some_and(|more| place.replace(word, more.bits()))
     }
 
-    fn from_first(&self) -> impl Iterator<Item = (usize, &P)> {
+    fn starting_at_first(&self) -> impl Iterator<Item = (usize, &P)> {
         let all = self.readers.iter().enumerate();
         all.clone().skip(self.first).chain(all.take(self.first))
     }
@@ -246,7 +246,7 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
             let left = patience.left();
             let since = self.left.listen();
             let mut is_damaged = true;
-            for (index, place) in self.from_first() {
+            for (index, place) in self.starting_at_first() {
                 let word = place.load();
                 let is_free = match Occupant::from_bits(word).holder() {
                     _ if word == Occupant::NOBODY => true,
