@@ -7,7 +7,7 @@
 //!
 //! `cargo test --release --test rwlock_contended -- --ignored --nocapture` is the full length.
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
-#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
+#![allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block, clippy::unwrap_used)]
 
 mod common;
 
