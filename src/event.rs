@@ -140,6 +140,13 @@ impl<W: Word> RawEvent<W> {
         self.has_happened_since(since)
     }
 
+    /// Whether somebody may sleep here, or is going to. Asked after what was brought about, with a fence in between as there is one between
+    /// listening and looking.
+    #[inline]
+    pub(crate) fn is_listened_to(&self) -> bool {
+        self.word.load() & MARKS != 0
+    }
+
     /// Counts it, and wakes one who sleeps.
     pub(crate) fn notify_one(&self) {
         let word = self.count();

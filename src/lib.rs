@@ -62,8 +62,11 @@ mod pinned;
 mod pointers;
 mod arena;
 pub mod sync;
+pub mod ring;
 #[cfg(feature = "alloc")]
 mod listing;
+#[cfg(feature = "alloc")]
+pub mod inspect;
 #[doc = include_str!("how_it_works.md")]
 pub mod how_it_works {}
 
@@ -84,12 +87,12 @@ pub use heap::Usage;
 pub use lifecycle::Origin;
 #[cfg(feature = "alloc")]
 pub use listing::segments;
-pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
+pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, Phase, UnlinkPolicy};
 pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;
 pub use segment::ShmemConf;
-pub use shareable::{AnyBitPattern, NoUninit, Shareable, TagMismatch, TypeTag};
+pub use shareable::{AnyBitPattern, FromZeros, NoUninit, Shareable, TagMismatch, TypeTag};
 pub use shared::ShmemArc;
 pub use sigbus::sigbus_fixup;
 pub use typed::Object;

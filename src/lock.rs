@@ -45,6 +45,7 @@ use crate::membership::Slot;
 use crate::planted::{Mistake, is_planted};
 use crate::word::{Look, Word};
 use core::hint::spin_loop;
+use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 use static_assertions::const_assert_eq;
@@ -81,6 +82,8 @@ impl Default for RawLock {
 }
 
 const_assert_eq!(size_of::<RawLock>(), 8);
+const_assert_eq!(align_of::<RawLock>(), 4);
+const_assert_eq!(offset_of!(RawLock, word), 0);
 
 /// An attachment as it stands in lock words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +143,18 @@ pub(crate) enum Acquired {
     Clean,
     /// The former holder died: what the lock protects may be half-changed.
     OwnerDied,
+}
+
+/// What the word of a lock says.
+#[cfg(feature = "alloc")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    Free,
+    /// By the tenant of this slot, or a former one.
+    Held(Slot),
+    NotRecoverable,
+    /// The word is none that a lock can have.
+    Damaged,
 }
 
 /// Why a lock could not be had.
@@ -274,6 +289,16 @@ impl<W: Word> RawLock<W> {
     fn release(&self, me: Holder, next: u32) -> bool {
         // Another word than ours, with or without WAITERS, means damage: then it is not ours to give back.
         !self.word.replace(me.0, next) && self.word.replace(me.0 | WAITERS, next)
+    }
+
+    /// What the word says, for one who only looks.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn peek(&self) -> Peek {
+        match self.word.load() & !WAITERS {
+            NOBODY => Peek::Free,
+            NOT_RECOVERABLE => Peek::NotRecoverable,
+            word => Holder::from_word(word).and_then(Holder::slot).map_or(Peek::Damaged, Peek::Held),
+        }
     }
 
     /// Who holds the lock now, dead or alive.

@@ -152,7 +152,8 @@ impl Slot {
 
 /// Where a segment stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Phase {
+#[non_exhaustive]
+pub enum Phase {
     /// Being created, or left unfinished by a creator that died.
     Forming,
     /// Named and open to all.

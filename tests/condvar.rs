@@ -477,6 +477,12 @@ impl Buffer {
         number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xff
     }
 
+    /// Now and then long enough to be killed in.
+    fn linger(number: u64) {
+        let spins = if number % 4 == 0 { 5000 } else { 50 };
+        (0..spins).for_each(|_| std::hint::spin_loop());
+    }
+
     fn place(&self, number: u64) -> &AtomicU64 {
         &self.places[(number % ROOM) as usize]
     }
@@ -488,6 +494,7 @@ impl Buffer {
     fn put_in(&self) {
         let number = self.last.load(SeqCst);
         self.place(number).store(Self::stamp(number), SeqCst);
+        Self::linger(number);
         self.last.store(number + 1, SeqCst);
     }
 
@@ -495,6 +502,7 @@ impl Buffer {
     fn take_out(&self) -> bool {
         let number = self.first.load(SeqCst);
         let is_right = self.place(number).swap(0, SeqCst) == Self::stamp(number);
+        Self::linger(number);
         self.first.store(number + 1, SeqCst);
         is_right
     }
@@ -571,6 +579,7 @@ fn buffer(parent: &mut Parent) {
         parent,
         &format!("{kills} kills, {orphans} of them with the mutex, {first} went through"),
     );
+    assert_ne!(orphans, 0, "nobody died with the mutex");
     figures.tell(parent);
 }
 

@@ -17,7 +17,7 @@ use crate::object::{BLOCK_HEADER_LEN, BlockState, Event, Kind, ObjectTag};
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
 use crate::segment::ShmemConf;
-use crate::shareable::Shareable;
+use crate::shareable::{FromZeros, Shareable};
 use crate::typed::{self, Object};
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
@@ -112,6 +112,31 @@ impl<A: RegionAllocator> Arena<A> {
     pub fn alloc_uninit<T: Shareable>(&self) -> Result<ShmemBox<MaybeUninit<T>>, AllocError> {
         let place = self.alloc_uninit_as::<MaybeUninit<T>>()?;
         // SAFETY: any bytes are valid, and it has been allocated for this box.
+        Ok(unsafe { self.boxed(place) })
+    }
+
+    /// Allocates a value of zeros, which is built where it lies.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(1 << 20)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let table = arena.alloc_zeroed::<[u32; 100_000]>()?;
+    /// assert!(table.iter().all(|number| *number == 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn alloc_zeroed<T: FromZeros>(&self) -> Result<ShmemBox<T>, AllocError> {
+        let place = self.alloc_uninit_as::<T>()?;
+        // SAFETY: so many bytes have been allocated there, and nobody else has them.
+        unsafe { place.write_bytes(0, 1) };
+        // SAFETY: by the promise of `FromZeros` it is a `T` now, and it has been allocated for this box.
         Ok(unsafe { self.boxed(place) })
     }
 

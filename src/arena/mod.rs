@@ -19,6 +19,8 @@ pub use capacity::Need;
 pub use leaked::{Leaked, LeakedObject};
 pub use names::{NameEntry, Names};
 pub use recovery::Reclaimed;
+#[cfg(feature = "alloc")]
+pub(crate) use recovery::{give_back, so_far};
 
 use crate::allocator::{RegionAllocator, Tlsf, functions};
 use crate::attachment::Attached;
@@ -376,7 +378,10 @@ fn exports(attached: &Attached) -> Exports<'_> {
 }
 
 /// Checks that nothing is exported but blocks in use.
-fn check_exports<A: RegionAllocator>(heap: &Heap<'_>, exports: Exports<'_>) -> Result<(), HeapError> {
+pub(crate) fn check_exports<A: RegionAllocator>(
+    heap: &Heap<'_>,
+    exports: Exports<'_>,
+) -> Result<(), HeapError> {
     let mut result = Ok(());
     // The first bit at or after the block that comes next; blocks come in the order of their offsets.
     let mut bit = exports.next(0, heap.len());

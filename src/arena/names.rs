@@ -12,7 +12,7 @@ use crate::directory::{self, Entered, Found, Key, NameBuffer, Order};
 use crate::error::{DirectoryError, HeapError};
 use crate::heap::Heap;
 use crate::object::{MIN_BLOCK_LEN, ObjectTag};
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use crate::shared::{self, ShmemArc};
 use crate::sys::clock;
 use crate::typed::{self, Object};
@@ -231,11 +231,45 @@ impl<A: RegionAllocator> Arena<A> {
         name: &str,
         value: impl FnOnce() -> T,
     ) -> Result<ShmemArc<T>, DirectoryError> {
+        self.find_or_make(name, || Ok(self.alloc(value())?))
+    }
+
+    /// Finds an object by its name, or makes and publishes one of zeros, where it lies: for what is large, such as a
+    /// [queue](crate::ring).
+    ///
+    /// # Errors
+    /// As [`find_or_alloc`](Self::find_or_alloc).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::ring::Mpmc;
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(4 << 20)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let jobs = arena.find_or_alloc_zeroed::<Mpmc<[u8; 120], 16_384>>("jobs")?;
+    /// assert!(jobs.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn find_or_alloc_zeroed<T: FromZeros + Sync>(
+        &self,
+        name: &str,
+    ) -> Result<ShmemArc<T>, DirectoryError> {
+        self.find_or_make(name, || Ok(self.alloc_zeroed()?))
+    }
+
+    fn find_or_make<T: Shareable + Sync>(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<ShmemBox<T>, DirectoryError>,
+    ) -> Result<ShmemArc<T>, DirectoryError> {
         match self.find(name) {
             Err(DirectoryError::NotFound) => {}
             result => return result,
         }
-        let made = ShmemBox::into_arc(self.alloc(value())?);
+        let made = ShmemBox::into_arc(make()?);
         for _ in 0..RETRIES {
             match self.publish(name, &made) {
                 Ok(()) => return Ok(made),

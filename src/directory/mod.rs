@@ -272,6 +272,16 @@ impl<A: RegionAllocator> Entered<'_, A> {
         Ok(())
     }
 
+    /// Passes each name on, in no particular order, with the offset of its object's block.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn each(
+        &self,
+        visit: &mut dyn FnMut(&NameBuffer, u64) -> Result<(), HeapError>,
+    ) -> Result<(), HeapError> {
+        let Some(table) = self.table()? else { return Ok(()) };
+        table.each(&self.read(), &mut |found| visit(&self.name(&found)?, found.object))
+    }
+
     /// Checks that names and objects fit together.
     pub(crate) fn check(&self) -> Result<(), HeapError> {
         let Directory { heap, words, .. } = &self.directory;

@@ -1,6 +1,5 @@
 //! Errors of asking how large an arena must be
 
-use super::ShmemError;
 use core::error::Error;
 use core::fmt;
 
@@ -44,9 +43,3 @@ impl fmt::Display for CapacityError {
 }
 
 impl Error for CapacityError {}
-
-impl From<CapacityError> for ShmemError {
-    fn from(error: CapacityError) -> Self {
-        Self::Capacity(error)
-    }
-}

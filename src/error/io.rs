@@ -4,8 +4,8 @@
 //! inside, by [`get_ref`](std::io::Error::get_ref).
 
 use super::{
-    AllocError, ArenaError, BoxError, CopyError, DirectoryError, Errno, HandleError, HeaderError,
-    LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
+    AllocError, ArenaError, BoxError, CapacityError, CopyError, DirectoryError, Errno, HandleError,
+    HeaderError, LockFailure, NameError, OwnError, QueueError, Rejected, ShmemError, SizeError, Unsent,
 };
 use std::io::ErrorKind;
 
@@ -14,7 +14,7 @@ fn kind(error: ShmemError) -> ErrorKind {
     let of = |errno: Errno| std::io::Error::from(errno).kind();
     match error {
         ShmemError::Os { errno, .. } | ShmemError::Arena(ArenaError::Os { errno, .. }) => of(errno),
-        ShmemError::Name(_) | ShmemError::Size(_) => ErrorKind::InvalidInput,
+        ShmemError::Name(_) | ShmemError::Size(_) | ShmemError::Capacity(_) => ErrorKind::InvalidInput,
         ShmemError::Copy(CopyError::OutOfBounds { .. } | CopyError::Misaligned { .. }) => {
             ErrorKind::InvalidInput
         }
@@ -31,6 +31,7 @@ fn kind(error: ShmemError) -> ErrorKind {
         | ShmemError::Own(OwnError::ReadOnly)
         | ShmemError::Arena(ArenaError::ReadOnly)
         | ShmemError::Lock(LockFailure::ReadOnly)
+        | ShmemError::Queue(QueueError::ReadOnly)
         | ShmemError::Copy(CopyError::ReadOnly) => ErrorKind::PermissionDenied,
         ShmemError::Header(_)
         | ShmemError::Box(BoxError::Damaged { .. })
@@ -41,7 +42,8 @@ fn kind(error: ShmemError) -> ErrorKind {
         | ShmemError::Directory(
             DirectoryError::Damaged { .. } | DirectoryError::Alloc(AllocError::Damaged { .. }),
         )
-        | ShmemError::Lock(LockFailure::Damaged) => ErrorKind::InvalidData,
+        | ShmemError::Lock(LockFailure::Damaged)
+        | ShmemError::Queue(QueueError::Damaged) => ErrorKind::InvalidData,
         ShmemError::Busy
         | ShmemError::Arena(ArenaError::Busy)
         | ShmemError::Alloc(AllocError::Busy)
@@ -49,6 +51,9 @@ fn kind(error: ShmemError) -> ErrorKind {
         | ShmemError::Directory(DirectoryError::Busy | DirectoryError::Alloc(AllocError::Busy))
         | ShmemError::Lock(LockFailure::Busy) => ErrorKind::TimedOut,
         ShmemError::Lock(LockFailure::Deadlock) => ErrorKind::Deadlock,
+        // As of a pipe that does not block, and of one with nobody at its other end.
+        ShmemError::Queue(QueueError::Full | QueueError::Empty) => ErrorKind::WouldBlock,
+        ShmemError::Queue(QueueError::Closed) => ErrorKind::BrokenPipe,
         ShmemError::FileSystem => ErrorKind::Unsupported,
         ShmemError::NoSpace { .. } => ErrorKind::StorageFull,
         ShmemError::Arena(ArenaError::NoSpace { .. })
@@ -79,11 +84,17 @@ macro_rules! into_io {
 
 into_io! {
     NameError SizeError HeaderError BoxError OwnError ArenaError AllocError HandleError DirectoryError LockFailure
-    CopyError
+    CapacityError CopyError QueueError
 }
 
 impl<T> From<Rejected<T>> for std::io::Error {
     fn from(rejected: Rejected<T>) -> Self {
         rejected.error.into()
+    }
+}
+
+impl<T> From<Unsent<T>> for std::io::Error {
+    fn from(unsent: Unsent<T>) -> Self {
+        unsent.error.into()
     }
 }

@@ -13,6 +13,7 @@ mod header;
 mod io;
 mod lock;
 mod name;
+mod ring;
 mod unusable;
 
 pub use arena::{AllocError, ArenaError, DirectoryError, HandleError, HeapError, Rejected};
@@ -22,6 +23,7 @@ pub use copy::CopyError;
 pub use header::{FileKind, HeaderError};
 pub use lock::LockFailure;
 pub use name::{NameError, SizeError};
+pub use ring::{QueueError, Unsent};
 pub(crate) use unusable::Unusable;
 
 use crate::membership::MAX_ATTACHMENTS;
@@ -72,10 +74,12 @@ fn system_call(f: &mut fmt::Formatter<'_>, call: &str, errno: Errno) -> fmt::Res
 /// }
 ///
 /// // In functions that give `std::io::Result` all errors of this crate can be handed on by `?`.
+/// # #[cfg(feature = "std")] {
 /// fn open(name: &str) -> std::io::Result<usize> {
 ///     Ok(Builder::new(name).attach()?.payload_size())
 /// }
 /// assert_eq!(open(name).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+/// # }
 /// # Ok::<(), ShmemError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +165,8 @@ pub enum ShmemError {
     Capacity(CapacityError),
     /// A lock could not be had.
     Lock(LockFailure),
+    /// An element could not be sent or received.
+    Queue(QueueError),
     /// Bytes could not be copied into or out of a [`CopyRegion`](crate::CopyRegion).
     Copy(CopyError),
     /// Not from opening: [`ShmemBox::try_own`](crate::ShmemBox::try_own) failed.
@@ -235,6 +241,7 @@ impl fmt::Display for ShmemError {
             Self::Directory(error) => error.fmt(f),
             Self::Capacity(error) => error.fmt(f),
             Self::Lock(error) => error.fmt(f),
+            Self::Queue(error) => error.fmt(f),
             Self::Copy(error) => error.fmt(f),
             Self::Own(error) => error.fmt(f),
         }
@@ -273,13 +280,21 @@ from! {
     Alloc(AllocError);
     Handle(HandleError);
     Directory(DirectoryError);
+    Capacity(CapacityError);
     Lock(LockFailure);
+    Queue(QueueError);
     Copy(CopyError);
 }
 
 impl<T> From<Rejected<T>> for ShmemError {
     fn from(rejected: Rejected<T>) -> Self {
         Self::Alloc(rejected.error)
+    }
+}
+
+impl<T> From<Unsent<T>> for ShmemError {
+    fn from(unsent: Unsent<T>) -> Self {
+        Self::Queue(unsent.error)
     }
 }
 
@@ -303,4 +318,7 @@ mod tests {
     assert_impl_all!(LockFailure: Error, Send, Sync, Copy);
     assert_impl_all!(CopyError: Error, Send, Sync, Copy);
     assert_impl_all!(Rejected<u8>: Error, Send, Sync, Copy);
+    assert_impl_all!(CapacityError: Error, Send, Sync, Copy);
+    assert_impl_all!(QueueError: Error, Send, Sync, Copy);
+    assert_impl_all!(Unsent<u8>: Error, Send, Sync, Copy);
 }

@@ -309,3 +309,11 @@ impl<T> From<WaitError<'_, T>> for ShmemError {
         Self::Lock(error.failure())
     }
 }
+
+/// The mutex is given back, and an [`Orphaned`] left to the next one who locks.
+#[cfg(feature = "std")]
+impl<T> From<WaitError<'_, T>> for std::io::Error {
+    fn from(error: WaitError<'_, T>) -> Self {
+        error.failure().into()
+    }
+}

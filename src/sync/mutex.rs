@@ -34,7 +34,7 @@ use crate::error::LockFailure;
 use crate::lock::{Acquired, Holder, RawLock};
 #[cfg(planted)]
 use crate::planted::{self, Mistake};
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit, offset_of};
@@ -95,7 +95,10 @@ pub struct Mutex<T> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
+// On machines of 32 and of 64 bits alike.
 const_assert_eq!(size_of::<Mutex<u64>>(), 24);
+const_assert_eq!(align_of::<Mutex<u8>>(), 8);
+const_assert_eq!(offset_of!(Mutex<u64>, value), 16);
 
 // SAFETY: the lock lets one thread at a time to the value, and so merely sends it from one to the next.
 unsafe impl<T: Send> Sync for Mutex<T> {}
@@ -110,6 +113,9 @@ unsafe impl<T: Shareable> Shareable for Mutex<T> {
         .with_field("value", offset_of!(Self, value), T::TAG);
     const FROZEN: bool = false;
 }
+
+// SAFETY: zeros are a lock that nobody holds, and a value.
+unsafe impl<T: FromZeros> FromZeros for Mutex<T> {}
 
 impl<T> Mutex<T> {
     /// A value that nobody has locked.

@@ -38,7 +38,6 @@ use crate::word::Word;
 use core::cell::UnsafeCell;
 use core::error::Error;
 use core::fmt;
-use core::marker::PhantomData;
 use core::mem::{ManuallyDrop, MaybeUninit, offset_of};
 use core::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 use core::time::Duration;
@@ -96,8 +95,6 @@ pub struct OnceCell<T> {
     /// INVARIANT 1: a valid `T` whenever `state` is complete, and then not written through a shared reference. Else any
     /// bytes, which only the holder of `lock` writes.
     value: UnsafeCell<MaybeUninit<T>>,
-    /// It has a `T` to drop.
-    owned: PhantomData<T>,
 }
 
 const_assert_eq!(size_of::<OnceCell<u64>>(), 32);
@@ -131,7 +128,6 @@ impl<T> OnceCell<T> {
             state: AtomicU32::new(state),
             changed: Event::new(),
             value: UnsafeCell::new(value),
-            owned: PhantomData,
         }
     }
 
@@ -273,6 +269,7 @@ impl<T> OnceCell<T> {
     /// The value, if there is one already, or none can be put there for one of the reasons of [`get_or_init`](Self::get_or_init).
     pub fn set(&self, value: T) -> Result<(), SetError<T>> {
         let mut value = Some(value);
+        // It is asked for once at most.
         let result = self.get_or_try_init(|| value.take().ok_or(LockFailure::Busy)).map(|_| ());
         match (value, result) {
             (None, _) => Ok(()),
@@ -399,6 +396,19 @@ impl Drop for Initializing<'_> {
 }
 
 /// Why [`OnceCell::set`] has not put the value there.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{LockFailure, OnceCell};
+///
+/// // There is one already.
+/// let error = OnceCell::from(1).set(2).unwrap_err();
+/// assert_eq!((error.value, error.failure), (2, None));
+///
+/// // On the stack there is nobody to share it with.
+/// let error = OnceCell::new().set(2).unwrap_err();
+/// assert_eq!((error.value, error.failure), (2, Some(LockFailure::NotAttached)));
+/// ```
 pub struct SetError<T> {
     /// The value, as it was given.
     pub value: T,

@@ -1,0 +1,683 @@
+//! The queues, model-checked
+//!
+//! Loom runs each model in all the orders in which its processes can take their steps, but for those with many
+//! preemptions, and with all that a load may see by the memory model. It fails where somebody uses an element that another one uses too, or does
+//! not see what was written to it; where all that are left sleep; and where elements are not received as they must be. Only a wake
+//! or a death ends a sleep (`word/machine.rs`).
+//!
+//! | model | what it shows |
+//! |---|---|
+//! | [`passes`] | one sends more than there is room for, another one receives all, in order; both sleep where they must |
+//! | [`skips`] | places that are taken and given up again are passed over, and come back |
+//! | [`crowd`] | the same with two senders, or two receivers: each element is received once |
+//! | [`dead_sender`] | a sender dies before any of its steps: what it had not committed was never sent; all others go on |
+//! | [`dead_receiver`] | a receiver dies before any of its steps: one element is lost with it at most; all others go on |
+//! | [`successor`] | of a single sender, or receiver, that dies: the next one goes on where it stood |
+//!
+//! | mistake | found by |
+//! |---|---|
+//! | a cell is taken first, and the holder written then | [`dead_sender`]: a deadlock |
+//! | the counter is moved first, and the cell taken then | [`dead_sender`]: a deadlock |
+//! | what a dead sender has not committed is taken for full | [`dead_sender`]: an element that nobody has sent |
+//! | a place that is given up is free at once | [`skips`]: senders go round past the receivers, who find damage |
+//! | a cell of a dead receiver is left to it | [`dead_receiver`]: a deadlock |
+//! | slow is dead | [`crowd`]: an element is lost |
+//! | sleepers are told before the commit | [`passes`]: a deadlock |
+//! | committed without a fence | [`passes`]: a deadlock |
+//! | a sleeper looks without a fence | [`passes`]: a deadlock |
+//! | committed without Release | [`passes`]: two at one element |
+//! | released before it was read | [`passes`]: two at one element |
+//! | a receiver starts where the last one began | [`successor`]: an element out of order |
+
+use super::cell::{CellState, CellWord, Cells, Outcome, Refusal, State, at, settle};
+use super::{many, single, wait};
+use crate::event::RawEvent;
+use crate::lock::{Holder, Roll};
+use crate::membership::Slot;
+use crate::word::machine::{
+    Depth, Fate, Kernel, Life, PROCESSES, THREE, TWO, View, check, check_each_death, finds, tell,
+};
+use core::array::from_fn;
+use core::cell::{Cell, RefCell};
+use core::time::Duration;
+use loom::cell::Cell as LoomCell;
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use loom::thread;
+use std::rc::Rc;
+use std::vec::Vec;
+
+/// For models with many steps.
+const TWO_SHALLOW: Depth = Depth { processes: 2, preemptions: Some(2) };
+const THREE_SHALLOW: Depth = Depth { processes: 3, preemptions: Some(1) };
+
+/// One sleep, if time passes at all.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// A holder that nobody knows to be dead.
+const SOMEBODY: usize = 40;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mistake {
+    None,
+    TwoWords,
+    CounterFirst,
+    UnsentAsFull,
+    SkippedAsFree,
+    DeadReaderLeft,
+    SlowIsDead,
+    TellBeforeCommit,
+    CommitWithoutFence,
+    LookWithoutFence,
+    CommitWithoutRelease,
+    ReleaseBeforeRead,
+    FromTheBeginning,
+}
+
+/// What all the processes share.
+#[derive(Debug)]
+struct World {
+    mistake: Mistake,
+    is_single: bool,
+    kernel: Rc<Kernel>,
+    words: Vec<Rc<AtomicU64>>,
+    elements: Vec<LoomCell<u64>>,
+    ends: [Rc<AtomicU64>; 2],
+    events: [Rc<AtomicU32>; 2],
+    roll: Dead,
+    received: RefCell<Vec<u64>>,
+}
+
+#[derive(Debug)]
+struct Dead {
+    mistake: Mistake,
+    is_dead: [AtomicBool; PROCESSES],
+}
+
+impl Roll for Dead {
+    fn is_gone(&self, holder: Holder) -> bool {
+        let process = holder.slot().unwrap().index() as usize;
+        if process == SOMEBODY {
+            return false;
+        }
+        self.mistake == Mistake::SlowIsDead || self.is_dead[process].load(Ordering::Acquire)
+    }
+}
+
+fn holder(process: usize) -> Holder {
+    Holder::new(Slot::new(process as u64).unwrap(), 7)
+}
+
+/// A word of a queue as one process sees it.
+#[derive(Debug)]
+struct Word {
+    word: Rc<AtomicU64>,
+    life: Rc<Life>,
+    mistake: Mistake,
+    is_cell: bool,
+}
+
+impl Word {
+    fn exchange(&self, old: u64, new: u64) -> bool {
+        self.life.step();
+        self.word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+impl CellWord for Word {
+    fn load(&self) -> u64 {
+        self.life.step();
+        self.word.load(Ordering::Acquire)
+    }
+
+    fn replace(&self, old: u64, new: u64) -> bool {
+        if !self.is_cell {
+            return self.exchange(old, new);
+        }
+        let (was, is) = (CellState::from_bits(old), CellState::from_bits(new));
+        match (self.mistake, was.state(), is.state()) {
+            (Mistake::TwoWords, _, Some(State::Writing(_))) => {
+                let locked = CellState::new(is.lap(), State::Writing(holder(SOMEBODY))).bits();
+                self.exchange(old, locked) && self.exchange(locked, new)
+            }
+            (Mistake::UnsentAsFull, Some(State::Writing(_)), Some(State::Free)) => {
+                self.exchange(old, CellState::new(was.lap(), State::Full).bits())
+            }
+            _ => self.exchange(old, new),
+        }
+    }
+
+    fn store(&self, new: u64) {
+        self.life.step();
+        let order = match self.mistake {
+            Mistake::CommitWithoutRelease => Ordering::Relaxed,
+            _ => Ordering::Release,
+        };
+        self.word.store(new, order);
+    }
+
+    fn publish(&self, new: u64) {
+        let state = CellState::from_bits(new);
+        if self.mistake == Mistake::SkippedAsFree && state.state() == Some(State::Skipped) {
+            self.store(CellState::new(state.lap().next(), State::Free).bits());
+        } else {
+            self.store(new);
+        }
+        if self.mistake != Mistake::CommitWithoutFence {
+            fence(Ordering::SeqCst);
+        }
+    }
+}
+
+/// A process.
+#[derive(Debug)]
+struct Process {
+    world: Rc<World>,
+    life: Rc<Life>,
+    words: Vec<Word>,
+    ends: [Word; 2],
+    not_empty: RawEvent<View>,
+    not_full: RawEvent<View>,
+    /// Of a role.
+    position: Cell<u64>,
+}
+
+impl Cells for Process {
+    type Word = Word;
+
+    fn len_log(&self) -> u32 {
+        self.words.len().trailing_zeros()
+    }
+
+    fn word(&self, index: u64) -> Option<&Word> {
+        self.words.get(index as usize & (self.words.len() - 1))
+    }
+
+    fn tail(&self) -> &Word {
+        &self.ends[0]
+    }
+
+    fn head(&self) -> &Word {
+        &self.ends[1]
+    }
+}
+
+impl World {
+    fn new(is_single: bool, cells: usize, mistake: Mistake) -> Rc<Self> {
+        Rc::new(Self {
+            mistake,
+            is_single,
+            kernel: Kernel::new(),
+            words: (0..cells).map(|_| Rc::new(AtomicU64::new(0))).collect(),
+            elements: (0..cells).map(|_| LoomCell::new(0)).collect(),
+            ends: from_fn(|_| Rc::new(AtomicU64::new(0))),
+            events: from_fn(|_| Rc::new(AtomicU32::new(0))),
+            roll: Dead { mistake, is_dead: from_fn(|_| AtomicBool::new(false)) },
+            received: RefCell::new(Vec::new()),
+        })
+    }
+
+    fn process(self: &Rc<Self>, number: usize, fate: Fate) -> Process {
+        let life = Life::new(&self.kernel, number, fate);
+        let mistake = self.mistake;
+        let word =
+            |word: &Rc<AtomicU64>, is_cell| Word { word: word.clone(), life: life.clone(), mistake, is_cell };
+        let event = |index: usize| RawEvent::over(View::new(&self.events[index], &life));
+        Process {
+            words: self.words.iter().map(|cell| word(cell, true)).collect(),
+            ends: from_fn(|index| word(&self.ends[index], false)),
+            not_empty: event(0),
+            not_full: event(1),
+            position: Cell::new(0),
+            world: self.clone(),
+            life,
+        }
+    }
+
+    /// Starts a process; its thread gives whether it died.
+    fn start(
+        self: &Rc<Self>,
+        number: usize,
+        fate: Fate,
+        work: impl FnOnce(&Process) + 'static,
+    ) -> thread::JoinHandle<bool> {
+        let process = self.process(number, fate);
+        thread::spawn(move || {
+            let bury = || process.world.roll.is_dead[number].store(true, Ordering::Release);
+            process.life.live(|| work(&process), bury)
+        })
+    }
+
+    /// What was received, and what the last one finds, in numbers of which each stands for one element.
+    fn conclude(self: &Rc<Self>) -> Vec<u64> {
+        let last = self.process(3, Fate::LIVES);
+        if self.is_single {
+            last.take_role(single::find_head);
+        }
+        while let Some(element) = last.try_receive() {
+            self.received.borrow_mut().push(element);
+        }
+        // Whatever was left, all places are to be had.
+        if self.is_single {
+            last.take_role(single::find_tail);
+        }
+        for element in 0..self.words.len() as u64 {
+            assert!(last.try_send(100 + element), "a place is lost");
+        }
+        self.received.borrow().clone()
+    }
+}
+
+impl Process {
+    fn fence(&self) -> fn() {
+        match self.world.mistake {
+            Mistake::LookWithoutFence => || {},
+            _ => || fence(Ordering::SeqCst),
+        }
+    }
+
+    fn take_role(&self, find: fn(&Self) -> Result<u64, Refusal>) {
+        self.position.set(find(self).unwrap());
+    }
+
+    fn claim_to_write(&self, looks_around: bool) -> Result<u64, Refusal> {
+        if self.world.is_single {
+            return single::count_free(self, self.position.get(), 1).map(|_| self.position.get());
+        }
+        if self.world.mistake == Mistake::CounterFirst {
+            let tail = self.tail().load();
+            let (word, lap) = at(self, tail)?;
+            if word.load() != CellState::new(lap, State::Free).bits() || !self.tail().replace(tail, tail + 1)
+            {
+                return Err(Refusal::NotReady);
+            }
+            word.store(CellState::new(lap, State::Writing(holder(self.life.process()))).bits());
+            return Ok(tail);
+        }
+        let looks_around = looks_around && self.world.mistake != Mistake::DeadReaderLeft;
+        let roll: Option<&dyn Roll> = if looks_around { Some(&self.world.roll) } else { None };
+        many::claim_to_write(self, holder(self.life.process()), 1, roll).map(|run| run.start)
+    }
+
+    fn claim_to_read(&self, looks_around: bool) -> Result<u64, Refusal> {
+        if self.world.is_single {
+            return single::count_full(self, self.position.get(), 1).map(|_| self.position.get());
+        }
+        let roll: Option<&dyn Roll> = if looks_around { Some(&self.world.roll) } else { None };
+        let mut given_back = 0;
+        let claim = many::claim_to_read(self, holder(self.life.process()), 1, roll, &mut given_back);
+        if given_back != 0 {
+            self.not_full.notify_all();
+        }
+        claim.map(|run| run.start)
+    }
+
+    /// As a `Sender`.
+    fn send_at(&self, position: u64, element: u64) {
+        let place = &self.world.elements[position as usize % self.words.len()];
+        place.set(element);
+        self.life.step();
+        let is_early = self.world.mistake == Mistake::TellBeforeCommit;
+        if is_early {
+            wait::tell(&self.not_empty, 1);
+        }
+        settle(self, position, Outcome::Full, true);
+        self.position.set(position + 1);
+        if !is_early {
+            wait::tell(&self.not_empty, 1);
+        }
+    }
+
+    fn send(&self, element: u64) {
+        let is_more = || !self.world.is_single && many::is_place(self);
+        let claim = || self.claim_to_write(true);
+        let claim = wait::asleep(&self.not_full, self.fence(), PATIENCE, claim, is_more);
+        self.send_at(claim.unwrap(), element);
+    }
+
+    /// Takes a place, and gives it up.
+    fn reserve_and_drop(&self) {
+        let is_more = || many::is_place(self);
+        let claim = || self.claim_to_write(true);
+        let claim = wait::asleep(&self.not_full, self.fence(), PATIENCE, claim, is_more);
+        settle(self, claim.unwrap(), Outcome::Skipped, true);
+        wait::tell(&self.not_empty, 1);
+    }
+
+    fn try_send(&self, element: u64) -> bool {
+        match self.claim_to_write(true) {
+            Ok(position) => {
+                self.send_at(position, element);
+                true
+            }
+            Err(refusal) => {
+                assert_eq!(refusal, Refusal::NotReady);
+                false
+            }
+        }
+    }
+
+    /// As a `Receiver`.
+    fn receive_at(&self, position: u64) -> u64 {
+        let place = &self.world.elements[position as usize % self.words.len()];
+        let is_early = self.world.mistake == Mistake::ReleaseBeforeRead;
+        if is_early {
+            settle(self, position, Outcome::Free, true);
+        }
+        let element = place.get();
+        self.life.step();
+        if !is_early {
+            settle(self, position, Outcome::Free, true);
+        }
+        self.position.set(position + 1);
+        wait::tell(&self.not_full, 1);
+        element
+    }
+
+    fn receive(&self) -> u64 {
+        let is_more = || !self.world.is_single && many::is_element(self);
+        let claim = || self.claim_to_read(true);
+        let claim = wait::asleep(&self.not_empty, self.fence(), PATIENCE, claim, is_more);
+        self.receive_at(claim.unwrap())
+    }
+
+    fn try_receive(&self) -> Option<u64> {
+        match self.claim_to_read(true) {
+            Ok(position) => Some(self.receive_at(position)),
+            Err(refusal) => {
+                assert_eq!(refusal, Refusal::NotReady);
+                None
+            }
+        }
+    }
+
+    /// Receives so many, and says which.
+    fn receive_all(&self, count: usize) {
+        for _ in 0..count {
+            let element = self.receive();
+            self.world.received.borrow_mut().push(element);
+        }
+    }
+}
+
+fn join(process: thread::JoinHandle<bool>) {
+    assert!(!process.join().unwrap());
+}
+
+/// Each of these was received once, `maybe` once or never, and nothing else.
+#[track_caller]
+fn assert_received(received: &[u64], certain: &[u64], maybe: &[u64]) {
+    let count = |wanted: u64| received.iter().filter(|element| **element == wanted).count();
+    assert!(certain.iter().all(|element| count(*element) == 1), "received {received:?}, sent {certain:?}");
+    assert!(maybe.iter().all(|element| count(*element) <= 1), "received {received:?}");
+    let is_known = |element: &u64| certain.contains(element) || maybe.contains(element);
+    assert!(received.iter().all(is_known), "received {received:?}: never sent");
+}
+
+/// One sends, one receives.
+fn passes(depth: Depth, is_single: bool, cells: usize, elements: u64, mistake: Mistake) -> u64 {
+    check(depth, move || {
+        let world = World::new(is_single, cells, mistake);
+        let sender = world
+            .start(0, Fate::LIVES, move |process| (1..=elements).for_each(|element| process.send(element)));
+        let receiver = world.start(1, Fate::LIVES, move |process| process.receive_all(elements as usize));
+        join(sender);
+        join(receiver);
+        let expected: Vec<_> = (1..=elements).collect();
+        assert_eq!(*world.received.borrow(), expected);
+        assert_eq!(world.conclude(), expected);
+    })
+}
+
+/// One takes places and gives them up, more than there are, and sends then; another one receives.
+fn skips(depth: Depth, cells: usize, mistake: Mistake) -> u64 {
+    check(depth, move || {
+        let world = World::new(false, cells, mistake);
+        let sender = world.start(0, Fate::LIVES, move |process| {
+            (0..=cells).for_each(|_| process.reserve_and_drop());
+            process.send(1);
+        });
+        let receiver = world.start(1, Fate::LIVES, |process| process.receive_all(1));
+        join(sender);
+        join(receiver);
+        assert_eq!(world.conclude(), [1]);
+    })
+}
+
+/// Two on one side: each sends one, or receives one, of two.
+fn crowd(depth: Depth, of_senders: bool, cells: usize, mistake: Mistake) -> u64 {
+    check(depth, move || {
+        let world = World::new(false, cells, mistake);
+        let all: Vec<_> = if of_senders {
+            let mut all: Vec<_> = (1..=2)
+                .map(|number| world.start(number, Fate::LIVES, move |process| process.send(number as u64)))
+                .collect();
+            all.push(world.start(0, Fate::LIVES, |process| process.receive_all(2)));
+            all
+        } else {
+            let mut all: Vec<_> = (1..=2)
+                .map(|number| world.start(number, Fate::LIVES, |process| process.receive_all(1)))
+                .collect();
+            all.push(
+                world.start(0, Fate::LIVES, |process| (1..=2).for_each(|element| process.send(element))),
+            );
+            all
+        };
+        all.into_iter().for_each(join);
+        assert_received(&world.conclude(), &[1, 2], &[]);
+    })
+}
+
+/// One of two senders dies; the other one sends `elements`, which somebody waits for.
+fn dead_sender(depth: Depth, cells: usize, elements: u64, mistake: Mistake) -> u64 {
+    check_each_death(depth, move |fate| {
+        let world = World::new(false, cells, mistake);
+        let victim = world.start(0, fate, |process| process.send(50));
+        // One waits for as many as are sent for certain. What the victim sent comes too, or is left.
+        let living = move |process: &Process| {
+            if process.life.process() == 1 {
+                (1..=elements).for_each(|element| process.send(element));
+            } else {
+                process.receive_all(elements as usize);
+            }
+        };
+        if depth.processes == 2 {
+            let other = world.start(1, Fate::LIVES, move |process| {
+                (1..=elements).for_each(|element| {
+                    process.send(element);
+                    process.receive_all(1);
+                });
+            });
+            join(other);
+        } else {
+            let others: Vec<_> = (1..3).map(|number| world.start(number, Fate::LIVES, living)).collect();
+            others.into_iter().for_each(join);
+        }
+        let has_died = victim.join().unwrap();
+        let certain: Vec<_> = (1..=elements).chain((!has_died).then_some(50)).collect();
+        assert_received(&world.conclude(), &certain, &[50]);
+        has_died
+    })
+}
+
+/// One of two receivers dies.
+fn dead_receiver(depth: Depth, cells: usize, mistake: Mistake) -> u64 {
+    check_each_death(depth, move |fate| {
+        let world = World::new(false, cells, mistake);
+        let victim = world.start(0, fate, |process| process.receive_all(1));
+        let other = world.start(1, Fate::LIVES, |process| {
+            process.send(1);
+            // Room for the other one is made by the victim, if it has begun to, or else here.
+            if !process.try_send(2) {
+                let taken = process.try_receive();
+                process.world.received.borrow_mut().extend(taken);
+                process.send(2);
+            }
+        });
+        join(other);
+        let has_died = victim.join().unwrap();
+        let received = world.conclude();
+        assert!(received.len() >= if has_died { 1 } else { 2 }, "more than one is lost: {received:?}");
+        assert_received(&received, &[], &[1, 2]);
+        has_died
+    })
+}
+
+/// A single sender, or receiver, dies, and another one takes its place.
+fn successor(depth: Depth, is_sender: bool, cells: usize, mistake: Mistake) -> u64 {
+    check_each_death(depth, move |fate| {
+        const ELEMENTS: u64 = 2;
+        let world = World::new(true, cells, mistake);
+        // Elements are numbered as the positions are, so that a successor knows which one comes next.
+        let sends = |process: &Process| {
+            process.take_role(single::find_tail);
+            (process.position.get()..ELEMENTS).for_each(|element| process.send(element));
+        };
+        let receives = |process: &Process| {
+            if process.world.mistake != Mistake::FromTheBeginning {
+                process.take_role(single::find_head);
+            }
+            for expected in process.position.get()..ELEMENTS {
+                assert_eq!(process.receive(), expected, "out of order");
+            }
+        };
+        let (mortal, other): (fn(&Process), fn(&Process)) =
+            if is_sender { (sends, receives) } else { (receives, sends) };
+        let other = world.start(1, Fate::LIVES, other);
+        let has_died = world.start(0, fate, mortal).join().unwrap();
+        if has_died {
+            mortal(&world.process(2, Fate::LIVES));
+        }
+        join(other);
+        assert!(world.conclude().is_empty());
+        has_died
+    })
+}
+
+#[test]
+fn elements_pass() {
+    for is_single in [true, false] {
+        passes(TWO_SHALLOW, is_single, 1, 2, Mistake::None);
+        passes(TWO_SHALLOW, is_single, 2, 3, Mistake::None);
+    }
+}
+
+#[test]
+fn reservations_are_given_up() {
+    skips(TWO_SHALLOW, 1, Mistake::None);
+    skips(TWO_SHALLOW, 2, Mistake::None);
+}
+
+#[test]
+fn planted_skipped_as_free() {
+    finds("Damaged", || skips(TWO_SHALLOW, 1, Mistake::SkippedAsFree));
+}
+
+#[test]
+fn two_senders() {
+    crowd(THREE_SHALLOW, true, 1, Mistake::None);
+    crowd(THREE_SHALLOW, true, 2, Mistake::None);
+}
+
+#[test]
+fn two_receivers() {
+    crowd(THREE_SHALLOW, false, 1, Mistake::None);
+    crowd(THREE_SHALLOW, false, 2, Mistake::None);
+}
+
+#[test]
+fn a_sender_dies() {
+    dead_sender(TWO_SHALLOW, 2, 1, Mistake::None);
+}
+
+#[test]
+fn a_receiver_dies() {
+    dead_receiver(TWO_SHALLOW, 1, Mistake::None);
+    dead_receiver(TWO_SHALLOW, 2, Mistake::None);
+}
+
+#[test]
+fn a_single_one_has_a_successor() {
+    for is_sender in [true, false] {
+        successor(TWO_SHALLOW, is_sender, 1, Mistake::None);
+        successor(TWO_SHALLOW, is_sender, 2, Mistake::None);
+    }
+}
+
+#[test]
+fn planted_two_words() {
+    finds("deadlock", || dead_sender(TWO_SHALLOW, 2, 1, Mistake::TwoWords));
+}
+
+#[test]
+fn planted_counter_first() {
+    finds("deadlock", || dead_sender(TWO_SHALLOW, 2, 1, Mistake::CounterFirst));
+}
+
+#[test]
+fn planted_unsent_as_full() {
+    finds("never sent", || dead_sender(TWO_SHALLOW, 2, 1, Mistake::UnsentAsFull));
+}
+
+#[test]
+fn planted_dead_reader_left() {
+    finds("deadlock", || dead_receiver(TWO_SHALLOW, 1, Mistake::DeadReaderLeft));
+}
+
+#[test]
+fn planted_slow_is_dead() {
+    finds("deadlock", || crowd(THREE, true, 2, Mistake::SlowIsDead));
+}
+
+#[test]
+fn planted_tell_before_commit() {
+    finds("deadlock", || passes(TWO_SHALLOW, true, 1, 2, Mistake::TellBeforeCommit));
+    finds("deadlock", || passes(TWO_SHALLOW, false, 1, 2, Mistake::TellBeforeCommit));
+}
+
+#[test]
+fn planted_without_a_fence() {
+    for mistake in [Mistake::CommitWithoutFence, Mistake::LookWithoutFence] {
+        finds("deadlock", || passes(TWO_SHALLOW, true, 1, 2, mistake));
+    }
+}
+
+#[test]
+fn planted_commit_without_release() {
+    finds("Causality", || passes(TWO_SHALLOW, true, 1, 1, Mistake::CommitWithoutRelease));
+}
+
+#[test]
+fn planted_release_before_read() {
+    finds("Causality", || passes(TWO_SHALLOW, true, 1, 2, Mistake::ReleaseBeforeRead));
+    finds("Causality", || passes(TWO_SHALLOW, false, 1, 2, Mistake::ReleaseBeforeRead));
+}
+
+#[test]
+fn planted_receiver_from_the_beginning() {
+    finds("out of order", || successor(TWO_SHALLOW, false, 1, Mistake::FromTheBeginning));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn long_two_with_more_preemptions() {
+    for is_single in [true, false] {
+        tell("passes", passes(TWO, is_single, 1, 2, Mistake::None));
+        tell("passes, two cells", passes(TWO, is_single, 2, 3, Mistake::None));
+    }
+    for cells in [1, 2] {
+        tell("skips", skips(TWO, cells, Mistake::None));
+        tell("death of a receiver", dead_receiver(TWO, cells, Mistake::None));
+        tell("successor of a sender", successor(TWO, true, cells, Mistake::None));
+        tell("successor of a receiver", successor(TWO, false, cells, Mistake::None));
+    }
+    tell("death of a sender", dead_sender(TWO, 2, 1, Mistake::None));
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn long_crowds_and_deaths_among_three() {
+    tell("two senders", crowd(THREE, true, 1, Mistake::None));
+    tell("two receivers", crowd(THREE, false, 1, Mistake::None));
+    tell("two receivers, two cells", crowd(THREE, false, 2, Mistake::None));
+    tell("death of a sender among three", dead_sender(THREE_SHALLOW, 2, 1, Mistake::None));
+}

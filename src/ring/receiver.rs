@@ -1,0 +1,361 @@
+//! Receiving
+//!
+//! # Safety
+//! Reads elements of cells that this end has taken for that, before it says that they are free.
+#![allow(unsafe_code)]
+
+use super::cell::{Outcome, Refusal, Run, settle};
+use super::end::End;
+use super::queue::{Mode, Queue};
+use super::{many, single, wait};
+use crate::error::QueueError;
+use crate::shareable::Shareable;
+use core::fmt;
+use core::mem::{ManuallyDrop, needs_drop};
+use core::ops::Deref;
+use core::sync::atomic::{Ordering, fence};
+use core::time::Duration;
+
+/// Receives elements from a queue.
+///
+/// It stays in its thread. Take one for each thread that receives, and keep it: to take one costs more than to receive.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::ring::{Mpmc, QueueError};
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let queue = arena.alloc(Mpmc::<u64, 8>::new())?;
+/// queue.sender()?.push_slice(&[1, 2, 3, 4])?;
+/// let mut receiver = queue.receiver()?;
+/// assert_eq!(receiver.pop()?, 1);
+/// assert_eq!(receiver.pop_for(Duration::from_secs(1))?, 2);
+/// assert_eq!(*receiver.peek()?, 3);
+/// assert_eq!(receiver.drain(100)?.sum::<u64>(), 4);
+/// assert_eq!(receiver.try_pop(), Err(QueueError::Empty));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Receiver<'a, T, const N: usize, M> {
+    end: End<'a, T, N, M>,
+    /// Of a role: where it stands.
+    position: u64,
+}
+
+impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
+    pub(super) fn new(end: End<'a, T, N, M>) -> Result<Self, QueueError> {
+        let position = end.position(single::find_head)?;
+        Ok(Self { end, position })
+    }
+
+    /// The queue that it receives from.
+    #[must_use]
+    pub const fn queue(&self) -> &'a Queue<T, N, M> {
+        self.end.queue
+    }
+
+    /// Receives an element, and waits asleep as long as there is none: for ever, if nobody sends one.
+    ///
+    /// # Errors
+    /// - [`QueueError::Closed`]: nothing is left, and nothing more comes.
+    /// - [`QueueError::NotAttached`]: this is a child after `fork`, and what it inherited.
+    /// - [`QueueError::Severed`], [`QueueError::Damaged`].
+    ///
+    /// # References
+    ///  - [Linux `futex(2)`](https://man7.org/linux/man-pages/man2/futex.2.html)
+    #[inline]
+    pub fn pop(&mut self) -> Result<T, QueueError> {
+        self.pop_for(Duration::MAX)
+    }
+
+    /// Receives an element, and waits asleep for at most `timeout` while there is none.
+    ///
+    /// # Errors
+    /// As [`pop`](Self::pop), and [`QueueError::Empty`] when the time is up.
+    #[inline]
+    pub fn pop_for(&mut self, timeout: Duration) -> Result<T, QueueError> {
+        let claim = match self.claim(1, false) {
+            Err(Refusal::NotReady) => self.claim_asleep(timeout),
+            claim => claim,
+        };
+        self.receive(claim)
+    }
+
+    /// Receives an element, and waits awake for at most `timeout` while there is none: on a processor of its own, and
+    /// where each microsecond counts.
+    ///
+    /// # Errors
+    /// As [`pop_for`](Self::pop_for).
+    #[inline]
+    pub fn pop_spinning_for(&mut self, timeout: Duration) -> Result<T, QueueError> {
+        let claim = wait::awake(timeout, |looks_around| self.claim(1, looks_around));
+        self.receive(claim)
+    }
+
+    /// Receives an element if there is one, without waiting.
+    ///
+    /// What a dead sender has left unfinished is passed over; whether it is dead takes some system calls to say.
+    ///
+    /// # Errors
+    /// As [`pop`](Self::pop), and [`QueueError::Empty`].
+    #[inline]
+    pub fn try_pop(&mut self) -> Result<T, QueueError> {
+        let claim = self.claim(1, true);
+        self.receive(claim)
+    }
+
+    /// Receives an element where it lies, without waiting.
+    ///
+    /// # Errors
+    /// As [`try_pop`](Self::try_pop).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::ring::Mpmc;
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let queue = arena.alloc_zeroed::<Mpmc<[u64; 100], 8>>()?;
+    /// queue.sender()?.push([5; 100])?;
+    /// let mut receiver = queue.receiver()?;
+    /// let element = receiver.peek()?;
+    /// assert_eq!(element[99], 5);
+    /// element.release();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn peek(&mut self) -> Result<Received<'_, 'a, T, N, M>, QueueError> {
+        let run = self.claim(1, true).map_err(|refusal| self.error(refusal))?;
+        Ok(Received { receiver: self, position: run.start })
+    }
+
+    /// Receives an element where it lies, and waits asleep for at most `timeout` while there is none.
+    ///
+    /// # Errors
+    /// As [`pop_for`](Self::pop_for).
+    pub fn peek_for(&mut self, timeout: Duration) -> Result<Received<'_, 'a, T, N, M>, QueueError> {
+        let run = self.claim_asleep(timeout).map_err(|refusal| self.error(refusal))?;
+        Ok(Received { receiver: self, position: run.start })
+    }
+
+    /// Receives all elements that there are, `most` at most, without waiting. It costs less than to receive them one by one.
+    ///
+    /// Of an `Mpmc` they are this receiver's as soon as this returns: killed, it loses all that it has not given yet.
+    ///
+    /// # Errors
+    /// As [`try_pop`](Self::try_pop), if there is none.
+    pub fn drain(&mut self, most: usize) -> Result<Drain<'_, 'a, T, N, M>, QueueError> {
+        let run = self.claim(most.max(1) as u64, true).map_err(|refusal| self.error(refusal))?;
+        Ok(Drain { receiver: self, run, given: 0 })
+    }
+
+    fn error(&self, refusal: Refusal) -> QueueError {
+        self.end.error(refusal, QueueError::Empty)
+    }
+
+    #[cold]
+    fn claim_asleep(&mut self, timeout: Duration) -> Result<Run, Refusal> {
+        let event = &self.end.queue.signals.not_empty;
+        let queue = self.end.queue;
+        let fence = || fence(Ordering::SeqCst);
+        wait::asleep(
+            event,
+            fence,
+            timeout,
+            || self.claim(1, true),
+            || !M::IS_SINGLE && many::is_element(queue),
+        )
+    }
+
+    /// Takes elements.
+    #[inline]
+    fn claim(&mut self, most: u64, looks_around: bool) -> Result<Run, Refusal> {
+        match self.claim_once(most, looks_around) {
+            Err(Refusal::NotReady) if self.end.queue.is_closed() => {
+                // What was sent before it was closed is there now.
+                match self.claim_once(most, looks_around) {
+                    Err(Refusal::NotReady) => Err(Refusal::Other(QueueError::Closed)),
+                    claim => claim,
+                }
+            }
+            claim => claim,
+        }
+    }
+
+    #[inline]
+    fn claim_once(&mut self, most: u64, looks_around: bool) -> Result<Run, Refusal> {
+        let attached = self.end.attached()?;
+        let queue = self.end.queue;
+        let run = if M::IS_SINGLE {
+            let len = single::count_full(queue, self.position, most)?;
+            Run { start: self.position, len }
+        } else {
+            let roll: Option<&dyn crate::lock::Roll> = if looks_around { Some(attached) } else { None };
+            let mut given_back = 0;
+            let claim = many::claim_to_read(queue, self.end.holder, most, roll, &mut given_back);
+            if given_back != 0 {
+                queue.signals.not_full.notify_all();
+            }
+            claim?
+        };
+        // Zeros may have taken the place of the element since.
+        self.end.attached().map(|_| run)
+    }
+
+    #[inline]
+    fn receive(&mut self, claim: Result<Run, Refusal>) -> Result<T, QueueError> {
+        let run = claim.map_err(|refusal| self.error(refusal))?;
+        // `None` never happens.
+        self.take(run.start, true).ok_or(QueueError::Damaged)
+    }
+
+    /// Moves an element out that has been taken, and gives its place back; the last one of several wakes those who wait for that.
+    #[inline]
+    fn take(&mut self, position: u64, is_last: bool) -> Option<T> {
+        let element = self.end.queue.element(position)?;
+        // SAFETY: by invariant 1 of the cell, which this end has taken to read from it; the queue lies in an attachment that stays.
+        let value = unsafe { element.read() };
+        self.release(position, is_last, 1);
+        // SAFETY: as above; it is not looked at again there, since the cell is free.
+        Some(unsafe { value.assume_init() })
+    }
+
+    #[inline]
+    fn release(&mut self, position: u64, is_last: bool, len: u64) {
+        let queue = self.end.queue;
+        settle(queue, position, Outcome::Free, is_last);
+        if M::IS_SINGLE {
+            self.position = position.wrapping_add(1);
+            queue.receiving.position.store(self.position, Ordering::Relaxed);
+        }
+        if is_last {
+            wait::tell(&queue.signals.not_full, len);
+        }
+    }
+}
+
+impl<T, const N: usize, M> fmt::Debug for Receiver<'_, T, N, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
+
+/// An element that has been received, and still lies in the queue.
+///
+/// Dropped, it gives the place back. Forgotten, it keeps its place until this process ends (of an `Mpmc`), or is received again (of an
+/// `Spsc`).
+#[must_use = "dropped, it gives the element up"]
+pub struct Received<'r, 'a, T: Shareable, const N: usize, M: Mode> {
+    receiver: &'r mut Receiver<'a, T, N, M>,
+    /// INVARIANT 2: of a cell that `receiver` has taken to read from it.
+    position: u64,
+}
+
+impl<T: Shareable, const N: usize, M: Mode> Received<'_, '_, T, N, M> {
+    /// Moves the element out.
+    ///
+    /// # Errors
+    /// [`QueueError::NotAttached`]: this is a child after `fork`, and the element is its parent's.
+    pub fn take(self) -> Result<T, QueueError> {
+        let mut this = ManuallyDrop::new(self);
+        if !this.receiver.end.is_here() {
+            return Err(QueueError::NotAttached);
+        }
+        let position = this.position;
+        this.receiver.take(position, true).ok_or(QueueError::NotAttached)
+    }
+
+    /// Gives the place back, as dropping does.
+    pub fn release(self) {}
+}
+
+impl<T: Shareable, const N: usize, M: Mode> Deref for Received<'_, '_, T, N, M> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // `element` gives the place of any position.
+        let element = self.receiver.end.queue.element(self.position).unwrap_or(core::ptr::null_mut());
+        // SAFETY: by invariant 2 and invariant 1 of the cell nobody writes to it.
+        let element = unsafe { &*element };
+        // SAFETY: as above, it is valid.
+        unsafe { element.assume_init_ref() }
+    }
+}
+
+impl<T: Shareable, const N: usize, M: Mode> Drop for Received<'_, '_, T, N, M> {
+    fn drop(&mut self) {
+        // In a child after `fork` it is the parent's.
+        if !self.receiver.end.is_here() {
+            return;
+        }
+        if needs_drop::<T>() {
+            // Given back before it is destroyed, so that nobody gets it again if this process is killed meanwhile.
+            drop(self.receiver.take(self.position, true));
+        } else {
+            self.receiver.release(self.position, true, 1);
+        }
+    }
+}
+
+impl<T: Shareable + fmt::Debug, const N: usize, M: Mode> fmt::Debug for Received<'_, '_, T, N, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+/// Elements that have been received together, given one by one.
+///
+/// Dropped, it drops those that it has not given.
+#[must_use = "dropped, it drops the elements"]
+pub struct Drain<'r, 'a, T: Shareable, const N: usize, M: Mode> {
+    receiver: &'r mut Receiver<'a, T, N, M>,
+    /// INVARIANT 2: cells that `receiver` has taken to read from them, but the first `given`.
+    run: Run,
+    given: u64,
+}
+
+impl<T: Shareable, const N: usize, M: Mode> Iterator for Drain<'_, '_, T, N, M> {
+    type Item = T;
+
+    #[inline]
+    fn next(&mut self) -> Option<T> {
+        if self.given == self.run.len || !self.receiver.end.is_here() {
+            return None;
+        }
+        let position = self.run.start.wrapping_add(self.given);
+        self.given = self.given.wrapping_add(1);
+        let element = self.receiver.end.queue.element(position)?;
+        // SAFETY: by invariant 2 and invariant 1 of the cell.
+        let value = unsafe { element.read() };
+        self.receiver.release(position, self.given == self.run.len, self.run.len);
+        // SAFETY: as above; it is not looked at again there.
+        Some(unsafe { value.assume_init() })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // At most the capacity.
+        let left = self.run.len.wrapping_sub(self.given) as usize;
+        (left, Some(left))
+    }
+}
+
+impl<T: Shareable, const N: usize, M: Mode> ExactSizeIterator for Drain<'_, '_, T, N, M> {}
+
+impl<T: Shareable, const N: usize, M: Mode> Drop for Drain<'_, '_, T, N, M> {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}
+
+impl<T: Shareable, const N: usize, M: Mode> fmt::Debug for Drain<'_, '_, T, N, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain").field("left", &self.size_hint().0).finish_non_exhaustive()
+    }
+}

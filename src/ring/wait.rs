@@ -1,0 +1,88 @@
+//! Waiting for a place, or for an element
+//!
+//! Asleep on an event, or awake. A sleeper listens, then looks; whoever commits or releases changes the cell, then asks whether
+//! anybody listens. Between the two steps each has a fence, so one of both sees the other.
+//!
+//! Elements and places come in order, and who brings one wakes one. But a wake may come for an element behind one that is still being
+//! written: who gets it sleeps again, and is woken once more when that one is there. So who has slept and got something
+//! passes a wake on: there may be more than one thing to be had for the one wake.
+//!
+//! Nobody is woken by a death. Each sleep has an end, and then the holder of the cell that is waited for is looked at.
+
+use super::cell::Refusal;
+use crate::event::RawEvent;
+use crate::sys::clock;
+use crate::word::Word;
+use core::convert::Infallible;
+use core::hint::spin_loop;
+use core::time::Duration;
+
+/// Tries between two looks at the clock, and for the dead, of one who waits awake. A power of two.
+const TRIES: u32 = 1 << 10;
+
+/// Waits asleep until `attempt` gives something, for at most `timeout`; it is told whether to look for the dead. `is_more` says whether
+/// another one may go on too.
+///
+/// Without looking again and again first, as at a lock: nobody knows when a message comes, and where the two share a
+/// processor it would come the later for it.
+pub(super) fn asleep<W: Word, R>(
+    event: &RawEvent<W>,
+    fence: fn(),
+    timeout: Duration,
+    mut attempt: impl FnMut() -> Result<R, Refusal>,
+    is_more: impl FnOnce() -> bool,
+) -> Result<R, Refusal> {
+    let mut looks = 0_u32;
+    let check = || Ok::<(), Infallible>(());
+    let Ok(outcome) = event.wait_until(timeout, check, || {
+        looks = looks.saturating_add(1);
+        // SYNC: after listening, with `publish`.
+        fence();
+        match attempt() {
+            Err(Refusal::NotReady) => None,
+            outcome => Some(outcome),
+        }
+    });
+    // Before the first sleep it looks twice.
+    if looks > 2 && outcome.is_some() && event.is_listened_to() && is_more() {
+        event.notify_one();
+    }
+    outcome.unwrap_or(Err(Refusal::NotReady))
+}
+
+/// Wakes who waits for one of `len` things, that can be had from now on.
+#[inline]
+pub(super) fn tell<W: Word>(event: &RawEvent<W>, len: u64) {
+    if event.is_listened_to() {
+        wake(event, len);
+    }
+}
+
+#[cold]
+fn wake<W: Word>(event: &RawEvent<W>, len: u64) {
+    if len == 1 { event.notify_one() } else { event.notify_all() }
+}
+
+/// Waits awake until `attempt` gives something, for at most `timeout`.
+#[inline]
+pub(super) fn awake<R>(
+    timeout: Duration,
+    mut attempt: impl FnMut(bool) -> Result<R, Refusal>,
+) -> Result<R, Refusal> {
+    let (mut tries, mut start) = (0_u32, None);
+    loop {
+        let looks_around = tries & TRIES.wrapping_sub(1) == TRIES.wrapping_sub(1);
+        tries = tries.wrapping_add(1);
+        match attempt(looks_around) {
+            Err(Refusal::NotReady) => {}
+            outcome => return outcome,
+        }
+        if looks_around {
+            let now = clock::now();
+            if now.saturating_sub(*start.get_or_insert(now)) >= timeout {
+                return Err(Refusal::NotReady);
+            }
+        }
+        spin_loop();
+    }
+}
