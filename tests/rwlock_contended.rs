@@ -7,7 +7,7 @@
 //!
 //! `cargo test --release --test rwlock_contended -- --ignored --nocapture` is the full length.
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
-#![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
+#![allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block, clippy::unwrap_used)]
 
 mod common;
 
@@ -177,7 +177,8 @@ fn contend(parent: &mut Parent) {
             "{kills} kills, {reading} reading, {writing} writing; {orphans} orphans, {torn} of them torn"
         ),
     );
-    assert!(reading != 0 && writing != 0 && orphans != 0 && torn != 0, "nothing could be found");
+    let was_hit = reading != 0 && writing != 0 && orphans != 0 && torn != 0;
+    assert!(was_hit || !figures.is_clean(), "nothing was ever torn, so nothing could be found");
     figures.tell(parent);
 }
 

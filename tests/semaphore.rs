@@ -61,8 +61,14 @@ fn obey(parent: &mut Parent) {
     while let Some(order) = parent.hear() {
         let answer = match order.as_str() {
             "acquire" => place.semaphore.acquire_for(PATIENCE).map(|permit| permits.push(permit)),
-            "release" => Ok(drop(permits.pop().unwrap())),
-            "forget" => Ok(permits.drain(..).for_each(forget)),
+            "release" => {
+                drop(permits.pop().unwrap());
+                Ok(())
+            }
+            "forget" => {
+                permits.drain(..).for_each(forget);
+                Ok(())
+            }
             order => panic!("{order}"),
         };
         parent.say(&answer.map_or_else(|error| format!("{error:?}"), |()| "done".to_owned()));

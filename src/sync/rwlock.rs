@@ -34,6 +34,7 @@
 //! Gives references to the value to those who read, or to the one who writes.
 #![allow(unsafe_code)]
 
+mod door;
 mod guards;
 mod occupant;
 mod raw;
@@ -42,25 +43,60 @@ use super::result::{LockError, Orphaned};
 use super::thread_lock::{Caller, HeldLock, ThreadLock};
 use crate::error::LockFailure;
 use crate::event::RawEvent;
-use crate::lock::{Holder, RawLock, Roll};
 use crate::shareable::{Shareable, TypeTag};
-use crate::sys::clock;
-use crate::word::{Look, Ordered, Word};
+use crate::word::Ordered;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit, offset_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use core::time::Duration;
+use door::Door;
 pub use guards::{RwLockReadGuard, RwLockWriteGuard};
 use occupant::Occupant;
-use raw::{Entry, Gate, Raw, is_written};
+use raw::{Entry, Raw, is_written};
 use static_assertions::const_assert_eq;
 
 /// A guard for reading, or why there is none.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{ReadResult, RwLock};
+/// use shmem_bind::{Builder, ShmemError};
+///
+/// fn describe(result: ReadResult<'_, u32>) -> String {
+///     result.map_or_else(|error| error.to_string(), |number| number.to_string())
+/// }
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+/// // SAFETY: zeros are a zero that nobody has locked.
+/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+/// assert_eq!(describe(lock.read()), "0");
+/// # Ok(())
+/// # }
+/// ```
 pub type ReadResult<'a, T, const READERS: usize = 32> =
     Result<RwLockReadGuard<'a, T, READERS>, LockError<'a, T, RwLockReadGuard<'a, T, READERS>>>;
 
 /// A guard for writing, or why there is none.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{WriteResult, RwLock};
+/// use shmem_bind::{Builder, ShmemError};
+///
+/// fn describe(result: WriteResult<'_, u32>) -> String {
+///     result.map_or_else(|error| error.to_string(), |number| number.to_string())
+/// }
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+/// // SAFETY: zeros are a zero that nobody has locked.
+/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+/// assert_eq!(describe(lock.write()), "0");
+/// # Ok(())
+/// # }
+/// ```
 pub type WriteResult<'a, T, const READERS: usize = 32> =
     Result<RwLockWriteGuard<'a, T, READERS>, LockError<'a, T, RwLockWriteGuard<'a, T, READERS>>>;
 
@@ -151,6 +187,15 @@ unsafe impl<T: Shareable, const READERS: usize> Shareable for RwLock<T, READERS>
 
 impl<T> RwLock<T> {
     /// A value that nobody has locked, with room for 32 threads that read.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::{LockFailure, RwLock};
+    ///
+    /// let lock = RwLock::new(5);
+    /// // It can be locked where processes share it, and nowhere else.
+    /// assert_eq!(lock.read().unwrap_err().failure(), LockFailure::NotAttached);
+    /// ```
     pub const fn new(value: T) -> Self {
         Self::with_readers(value)
     }
@@ -190,6 +235,24 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// - [`LockFailure::NotAttached`]: it lies in no segment that this process has attached; so it is in a child after
     ///   `fork`, with what it inherited.
     /// - [`LockFailure::ReadOnly`], [`LockFailure::Severed`], [`LockFailure::Damaged`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::RwLock;
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+    /// // SAFETY: zeros are a zero that nobody has locked.
+    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// let reading = lock.read()?;
+    /// std::thread::scope(|scope| {
+    ///     // Others read at the same time.
+    ///     scope.spawn(|| assert_eq!(*lock.read().unwrap(), *reading));
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # References
     ///  - [POSIX `pthread_rwlock_rdlock(3p)`](https://man7.org/linux/man-pages/man3/pthread_rwlock_rdlock.3p.html)
@@ -248,6 +311,20 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     ///
     /// # Errors
     /// As [`read`](Self::read), and [`LockFailure::Busy`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::RwLock;
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+    /// // SAFETY: zeros are a zero that nobody has locked.
+    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// assert!(lock.try_read().is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     pub fn try_read(&self) -> ReadResult<'_, T, READERS> {
         self.read_for(Duration::ZERO)
@@ -260,6 +337,24 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// - [`LockFailure::Deadlock`]: this thread holds it already, to read or to write.
     /// - All others of [`read`](Self::read).
     ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::{LockFailure, RwLock};
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+    /// // SAFETY: zeros are a zero that nobody has locked.
+    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// *lock.write()? += 1;
+    /// let reading = lock.read()?;
+    /// // It would wait for itself.
+    /// assert_eq!(lock.write().unwrap_err().failure(), LockFailure::Deadlock);
+    /// assert_eq!(*reading, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # References
     ///  - [POSIX `pthread_rwlock_wrlock(3p)`](https://man7.org/linux/man-pages/man3/pthread_rwlock_wrlock.3p.html)
     #[inline]
@@ -271,6 +366,27 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     ///
     /// # Errors
     /// As [`write`](Self::write), and [`LockFailure::Busy`] when the time is up. Those who came to read meanwhile go on then.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::{LockFailure, RwLock};
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+    /// // SAFETY: zeros are a zero that nobody has locked.
+    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// let reading = lock.read()?;
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| {
+    ///         let failure = lock.write_for(std::time::Duration::from_millis(1)).unwrap_err().failure();
+    ///         assert_eq!(failure, LockFailure::Busy);
+    ///     });
+    /// });
+    /// drop(reading);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     pub fn write_for(&self, timeout: Duration) -> WriteResult<'_, T, READERS> {
         let caller = Caller::of(self).map_err(LockError::Failed)?;
@@ -292,12 +408,44 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     ///
     /// # Errors
     /// As [`write`](Self::write), and [`LockFailure::Busy`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::RwLock;
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+    /// // SAFETY: zeros are a zero that nobody has locked.
+    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// *lock.try_write()? = 7;
+    /// assert_eq!(*lock.read()?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     pub fn try_write(&self) -> WriteResult<'_, T, READERS> {
         self.write_for(Duration::ZERO)
     }
 
     /// Where the value is, for those who have it locked by other means than references.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::RwLock;
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+    /// // SAFETY: zeros are a zero that nobody has locked.
+    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// let writing = lock.write()?;
+    /// // SAFETY: it is locked.
+    /// unsafe { lock.as_ptr().write(9) };
+    /// assert_eq!(*writing, 9);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub const fn as_ptr(&self) -> *mut T {
         // `MaybeUninit` is transparent.
@@ -322,6 +470,12 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     ///
     /// # Errors
     /// The lock, if its last writer died, or has forgotten the guard.
+    ///
+    /// # Examples
+    /// ```
+    /// let lock = shmem_bind::sync::RwLock::new(vec![1, 2]);
+    /// assert_eq!(lock.into_inner().unwrap(), [1, 2]);
+    /// ```
     pub fn into_inner(self) -> Result<T, Self> {
         if self.is_written() {
             return Err(self);
@@ -404,49 +558,5 @@ impl<T, const READERS: usize> Copy for Held<'_, T, READERS> {}
 impl<T, const READERS: usize> fmt::Debug for Held<'_, T, READERS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.lock.fmt(f)
-    }
-}
-
-/// The lock of writers, as a thread sees it.
-struct Door<'a> {
-    lock: &'a ThreadLock,
-    caller: Caller<'a>,
-}
-
-impl<'a> Gate for Door<'a> {
-    type Held = HeldLock<'a>;
-    const SPINS: u32 = <AtomicU32 as Word>::SPINS;
-
-    #[inline]
-    fn is_open(&self) -> bool {
-        self.lock.is_free_now()
-    }
-
-    #[inline]
-    fn fence(&self) {
-        <AtomicU32 as Look>::fence();
-    }
-
-    #[inline]
-    fn close(&self, timeout: Duration) -> Result<HeldLock<'a>, LockFailure> {
-        // Whether its last holder died matters only if that was writing, which it has said.
-        self.lock.lock_by(self.caller, timeout).map(|(held, _)| held)
-    }
-
-    #[inline]
-    fn open(&self, held: HeldLock<'a>) {
-        held.end(RawLock::unlock);
-    }
-
-    fn is_gone(&self, holder: Holder) -> bool {
-        Roll::is_gone(self.caller.attached, holder)
-    }
-
-    fn is_ours(&self, holder: Holder) -> bool {
-        self.caller.attached.is_ours(holder)
-    }
-
-    fn now(&self) -> Duration {
-        clock::now()
     }
 }

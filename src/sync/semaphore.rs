@@ -90,6 +90,15 @@ impl<const PERMITS: usize> Semaphore<PERMITS> {
     const HAS_PERMITS: () = assert!(PERMITS != 0, "a semaphore that nobody can acquire");
 
     /// One with all its permits.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::{LockFailure, Semaphore};
+    ///
+    /// let pair = Semaphore::<2>::new();
+    /// // Permits are to be had where processes share it, and nowhere else.
+    /// assert_eq!(pair.acquire().unwrap_err(), LockFailure::NotAttached);
+    /// ```
     #[must_use]
     pub const fn new() -> Self {
         let () = Self::HAS_PERMITS;
@@ -106,6 +115,22 @@ impl<const PERMITS: usize> Semaphore<PERMITS> {
     /// - [`LockFailure::Damaged`]: none of its words is one that a permit can have. As long as one is, the others are passed over.
     /// - [`LockFailure::ReadOnly`], [`LockFailure::Severed`].
     ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::Semaphore;
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (conf, _fd) = Builder::memfd().create(size_of::<Semaphore<2>>())?;
+    /// // SAFETY: zeros are a semaphore.
+    /// let pair = unsafe { conf.boxed::<Semaphore<2>>() };
+    /// let (first, second) = (pair.acquire()?, pair.acquire()?);
+    /// assert_eq!(pair.available(), 0);
+    /// drop((first, second));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # References
     ///  - [POSIX `sem_wait(3p)`](https://man7.org/linux/man-pages/man3/sem_wait.3p.html), which loses the permits of the dead
     #[inline]
@@ -117,6 +142,22 @@ impl<const PERMITS: usize> Semaphore<PERMITS> {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), and [`LockFailure::Busy`] when the time is up.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::Semaphore;
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (conf, _fd) = Builder::memfd().create(size_of::<Semaphore<2>>())?;
+    /// // SAFETY: zeros are a semaphore.
+    /// let pair = unsafe { conf.boxed::<Semaphore<2>>() };
+    /// let _all = [pair.acquire()?, pair.acquire()?];
+    /// let failure = pair.acquire_for(std::time::Duration::from_millis(1)).unwrap_err();
+    /// assert_eq!(failure, shmem_bind::sync::LockFailure::Busy);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     pub fn acquire_for(&self, timeout: Duration) -> Result<Permit<'_>, LockFailure> {
         let () = Self::HAS_PERMITS;
@@ -164,6 +205,21 @@ impl<const PERMITS: usize> Semaphore<PERMITS> {
 
     /// How many permits are nobody's just now. Those of the dead are not counted among them before somebody has taken them over, or they
     /// were [reclaimed](Self::reclaim).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::Semaphore;
+    /// use shmem_bind::{Builder, ShmemError};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (conf, _fd) = Builder::memfd().create(size_of::<Semaphore<2>>())?;
+    /// // SAFETY: zeros are a semaphore.
+    /// let pair = unsafe { conf.boxed::<Semaphore<2>>() };
+    /// let _permit = pair.acquire()?;
+    /// assert_eq!(pair.available(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn available(&self) -> usize {
         self.permits().available()
@@ -219,6 +275,24 @@ impl<const PERMITS: usize> Default for Semaphore<PERMITS> {
 ///
 /// It may go to another thread of its process. Forgotten, by [`core::mem::forget`], it stays taken until the process ends or detaches; and so
 /// does one that a child after `fork` has inherited, which gives nothing back.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::Semaphore;
+/// use shmem_bind::{Builder, ShmemError};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (conf, _fd) = Builder::memfd().create(size_of::<Semaphore<2>>())?;
+/// // SAFETY: zeros are a semaphore.
+/// let pair = unsafe { conf.boxed::<Semaphore<2>>() };
+/// let permit = pair.acquire()?;
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || drop(permit));
+/// });
+/// assert_eq!(pair.available(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropped, it is given back"]
 pub struct Permit<'a> {
     permits: Permits<'a, AtomicU32>,

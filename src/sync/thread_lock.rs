@@ -127,7 +127,7 @@ pub(super) struct Caller<'a> {
 }
 
 impl<'a> Caller<'a> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn of<T>(something: &'a T) -> Result<Self, LockFailure> {
         let (here, attached) = place(something)?;
         Ok(Self { here, attached, holder: holder(attached)?, thread: own_thread() })

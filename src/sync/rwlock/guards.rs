@@ -15,6 +15,25 @@ use core::ops::{Deref, DerefMut};
 /// A value that is read, until this is dropped.
 ///
 /// It stays in its thread. A thread that panics gives it back all the same.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{RwLock, RwLockReadGuard};
+/// use shmem_bind::{Builder, ShmemError};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+/// // SAFETY: zeros are a zero that nobody has locked.
+/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+///
+/// fn is_even(number: &RwLockReadGuard<'_, u32>) -> bool {
+///     **number % 2 == 0
+/// }
+///
+/// assert!(is_even(&lock.read()?));
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropped, it gives the lock back"]
 pub struct RwLockReadGuard<'a, T, const READERS: usize = 32> {
     lock: &'a RwLock<T, READERS>,
@@ -61,6 +80,26 @@ impl<T, const READERS: usize> Drop for RwLockReadGuard<'_, T, READERS> {
 /// A value that is written, until this is dropped.
 ///
 /// It stays in its thread. A thread that panics gives the lock back all the same, and nothing is told of that.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{RwLock, RwLockWriteGuard};
+/// use shmem_bind::{Builder, ShmemError};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
+/// // SAFETY: zeros are a zero that nobody has locked.
+/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+///
+/// fn raise(mut number: RwLockWriteGuard<'_, u32>) {
+///     *number += 1;
+/// }
+///
+/// raise(lock.write()?);
+/// assert_eq!(*lock.read()?, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropped, it gives the lock back"]
 pub struct RwLockWriteGuard<'a, T, const READERS: usize = 32>(
     /// INVARIANT 3: the lock is held, not given back yet, `writer` says that it is written, and the value is valid.

@@ -150,28 +150,41 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
         if !self.gate.is_open() {
             return None;
         }
-        let (place, is_first) = self.take()?;
+        let (place, is_first) = match self.readers.get(self.first) {
+            // Mostly.
+            Some(place) if self.take_free(place) => (self.first, true),
+            _ => self.take()?,
+        };
         // SYNC: with the fence in `drain`.
         if !is_first || self.gate.is_open() {
             return Some(place);
         }
-        self.leave(place);
+        self.back_out(place);
         None
     }
 
-    /// Takes a place that is nobody's; or this thread's already, which is in then. Gives which, and whether it is the first guard there.
+    #[cold]
+    #[inline(never)]
+    fn back_out(&self, place: usize) {
+        self.leave(place);
+    }
+
     #[inline]
+    fn take_free(&self, place: &P) -> bool {
+        place.load() == Occupant::NOBODY && place.replace(Occupant::NOBODY, self.me.reading().bits())
+    }
+
+    /// Takes a place that is nobody's; or this thread's already, which is in then. Gives which, and whether it is the first guard there.
+    #[cold]
+    #[inline(never)]
     fn take(&self) -> Option<(usize, bool)> {
-        self.from_first().find_map(|(index, place)| match place.load() {
-            Occupant::NOBODY => {
-                place.replace(Occupant::NOBODY, self.me.reading().bits()).then_some((index, true))
-            }
-            word => self.add_guard(place, word).then_some((index, false)),
+        self.starting_at_first().find_map(|(index, place)| {
+            let is_first = self.take_free(place);
+            (is_first || self.add_guard(place, place.load())).then_some((index, is_first))
         })
     }
 
     /// One guard more where this thread has some.
-    #[inline]
     fn add_guard(&self, place: &P, word: u64) -> bool {
         let occupant = Occupant::from_bits(word);
         if !occupant.is(self.me) || occupant.guards() == 0 {
@@ -181,8 +194,7 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
         occupant.with_one_more().is_some_and(|more| place.replace(word, more.bits()))
     }
 
-    #[inline]
-    fn from_first(&self) -> impl Iterator<Item = (usize, &P)> {
+    fn starting_at_first(&self) -> impl Iterator<Item = (usize, &P)> {
         let all = self.readers.iter().enumerate();
         all.clone().skip(self.first).chain(all.take(self.first))
     }
@@ -196,8 +208,21 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
         self.all().position(|place| self.add_guard(place, place.load()))
     }
 
+    /// Whether all places are nobody's.
+    #[inline]
+    fn is_empty(&self) -> bool {
+        // Mostly they are, so no word is looked at by itself.
+        self.readers.iter().fold(self.writer.load(), |all, place| all | place.load()) == Occupant::NOBODY
+    }
+
     /// Whether this thread reads, by whichever attachment.
+    #[inline]
     fn is_in(&self) -> bool {
+        !self.is_empty() && self.is_among_them()
+    }
+
+    #[cold]
+    fn is_among_them(&self) -> bool {
         self.all().any(|place| match place.load() {
             Occupant::NOBODY => false,
             word => {
@@ -221,7 +246,7 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
             let left = patience.left();
             let since = self.left.listen();
             let mut is_damaged = true;
-            for (index, place) in self.from_first() {
+            for (index, place) in self.starting_at_first() {
                 let word = place.load();
                 let is_free = match Occupant::from_bits(word).holder() {
                     _ if word == Occupant::NOBODY => true,
@@ -259,6 +284,7 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
 
     /// Gives whether it was the last one.
     #[cold]
+    #[inline(never)]
     fn leave_one_of_several(&self, place: &P) -> bool {
         let word = place.load();
         let occupant = Occupant::from_bits(word);
@@ -293,13 +319,17 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
     fn drain(&self, patience: &Patience<'_, G>) -> Result<(), LockFailure> {
         // SYNC: between the gate and the places; with `enter` and `leave`.
         self.gate.fence();
+        if self.is_empty() { Ok(()) } else { self.await_all(patience) }
+    }
+
+    #[cold]
+    fn await_all(&self, patience: &Patience<'_, G>) -> Result<(), LockFailure> {
         self.all().try_for_each(|place| match place.load() {
             Occupant::NOBODY => Ok(()),
             _ => self.await_leave(place, patience),
         })
     }
 
-    #[cold]
     fn await_leave(&self, place: &P, patience: &Patience<'_, G>) -> Result<(), LockFailure> {
         if !patience.timeout.is_zero() && spin(G::SPINS, || place.load() == Occupant::NOBODY) {
             return Ok(());
