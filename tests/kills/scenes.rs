@@ -52,7 +52,7 @@ pub struct Victim<'a, A> {
 type Arena<A> = shmem_bind::Arena<A>;
 
 impl<A: Allocator> Victim<'_, A> {
-    fn attach(&self) -> Arena<A> {
+    pub fn attach(&self) -> Arena<A> {
         attach(self.name)
     }
 
@@ -61,7 +61,7 @@ impl<A: Allocator> Victim<'_, A> {
     }
 
     /// Does it between two stops, and keeps what it gives, which must lie in the segment.
-    fn does<R: Given>(self, operation: impl FnOnce() -> R) {
+    pub fn does<R: Given>(self, operation: impl FnOnce() -> R) {
         let mut operation = Some(operation);
         let mut kept = None;
         (self.trace)(&mut || kept = Some((operation.take().unwrap())()));
@@ -498,6 +498,7 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let conf = Builder::memfd().timeout(patience()).attach(victim.memfd.unwrap()).unwrap();
         victim.does(|| drop(conf));
     });
+    super::queues::add_scenes(&mut scenes);
     // Bump needs no lock that one could die with, and gives memory back only to one who is alone.
     let is_bump = A::NAME == "bump";
     scenes.retain(|scene| {

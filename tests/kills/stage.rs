@@ -1,5 +1,6 @@
 //! The segment that a victim comes to, and what was there before it
 
+use super::queues;
 use super::stepper::{Step, Stepper, View};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{self, Forked};
@@ -11,6 +12,7 @@ use shmem_bind::sync::Mutex;
 use shmem_bind::{
     Arena, Builder, BuilderWithSize, OwnedFd, SegmentId, ShmemArc, ShmemBox, ShmemConf, ShmemError, shareable,
 };
+use std::any::Any;
 use std::collections::HashMap;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -213,6 +215,9 @@ pub enum Past {
     Mutex,
     /// The same, and another process was killed that had it locked.
     MutexLocked,
+    /// As `Observed`, with a queue that has a name for ever.
+    Mpmc,
+    Spsc,
 }
 
 pub fn builder(name: &str, past: Past) -> BuilderWithSize {
@@ -232,6 +237,7 @@ pub struct Holdings<A> {
     /// Has the name "held".
     held: ShmemArc<Sealed>,
     mutex: Option<ShmemArc<Mutex<Pair>>>,
+    queue: Option<Box<dyn Any>>,
 }
 
 impl<A: Allocator> Holdings<A> {
@@ -248,7 +254,7 @@ impl<A: Allocator> Holdings<A> {
         arena.publish("loose", &loose).unwrap();
         drop(loose);
         ledger().set_handle(ShmemBox::leak(object()).to_bits());
-        Self { arena, boxes, slices, held, mutex: None }
+        Self { arena, boxes, slices, held, mutex: None, queue: None }
     }
 
     /// Blocks of its own that no name leads to.
@@ -277,8 +283,8 @@ impl<A: Allocator> Holdings<A> {
         if !is_named {
             ids.push(self.held.id());
         }
-        let Self { arena, boxes, slices, held, mutex } = self;
-        drop((boxes, slices, held, mutex));
+        let Self { arena, boxes, slices, held, mutex, queue } = self;
+        drop((boxes, slices, held, mutex, queue));
         assert!(ids.into_iter().all(|id| ledger().times_destroyed(id) == 1), "a destructor has not run once");
         arena
     }
@@ -390,6 +396,7 @@ impl<A: Allocator> Stage<A> {
                     }));
                 }
             }
+            Past::Mpmc | Past::Spsc => holdings.queue = Some(queues::make(&holdings.arena, past)),
             Past::Condemned => {
                 let (box_, slice) = (holdings.boxes.pop().unwrap(), holdings.slices.pop().unwrap());
                 stage.while_locked(calls, || drop((box_, slice)));
