@@ -164,6 +164,8 @@ fn dead_receiver(depth: Depth, cells: usize, mistake: Mistake) -> u64 {
     })
 }
 
+type Work = fn(&Process);
+
 /// A single sender, or receiver, dies, and another one takes its place.
 fn successor(depth: Depth, is_sender: bool, cells: usize, mistake: Mistake) -> u64 {
     check_each_death(depth, move |fate| {
@@ -182,8 +184,7 @@ fn successor(depth: Depth, is_sender: bool, cells: usize, mistake: Mistake) -> u
                 assert_eq!(process.receive(), expected, "out of order");
             }
         };
-        let (mortal, other): (fn(&Process), fn(&Process)) =
-            if is_sender { (sends, receives) } else { (receives, sends) };
+        let (mortal, other): (Work, Work) = if is_sender { (sends, receives) } else { (receives, sends) };
         let other = world.start(1, Fate::LIVES, other);
         let has_died = world.start(0, fate, mortal).join().unwrap();
         if has_died {

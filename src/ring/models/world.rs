@@ -63,7 +63,7 @@ struct Dead {
 
 impl Roll for Dead {
     fn is_gone(&self, holder: Holder) -> bool {
-        let process = holder.slot().unwrap().index() as usize;
+        let process = holder.slot().unwrap().index();
         if process == SOMEBODY {
             return false;
         }
