@@ -11,10 +11,8 @@
 //!   by instructions, which are to be the same.
 //! - **pass on**: what it takes to hand an object to somebody, by a handle or a name.
 
-use shmem_bind::{
-    Arena, BLOCK_HEADER_LEN, Builder, Heap, PlainHeap, RegionAllocator, Shareable, ShmemArc, ShmemBox, Slab,
-    Tlsf,
-};
+use shmem_bind::allocator::{BLOCK_HEADER_LEN, Heap, PlainHeap};
+use shmem_bind::{Arena, Builder, RegionAllocator, Shareable, ShmemArc, ShmemBox, Slab, Tlsf};
 use shmem_bind_benches::{Comparison, Report, Shared};
 use std::hint::black_box;
 use std::ops::Deref;

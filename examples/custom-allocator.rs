@@ -19,9 +19,12 @@
 //! | claimed: kind 0, slot from bit 8 | on its way to that attachment | in use, by `hand_out` |
 //! | anything else | in use; what exactly is up to the arena | free |
 
+use shmem_bind::allocator::{
+    BLOCK_HEADER_LEN, Block, BlockState, Demand, Extent, GRANULE, Heap, HeapError, MIN_BLOCK_LEN, PlainHeap,
+    Request, Visit,
+};
 use shmem_bind::{
-    AllocatorId, ArenaError, BLOCK_HEADER_LEN, Block, BlockState, Builder, Extent, GRANULE, Heap, HeapError,
-    MIN_BLOCK_LEN, PlainHeap, RegionAllocator, Request, ShmemBox, ShmemError, Usage, Visit,
+    AllocatorId, Arena, ArenaError, Builder, Need, RegionAllocator, ShmemBox, ShmemError, Usage,
 };
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -164,7 +167,7 @@ unsafe impl<const CELL: u64> RegionAllocator for Pool<CELL> {
                 Some(slot) => BlockState::owned_by(slot).ok_or(HeapError::Damaged { at: block.offset })?,
                 None => block.state,
             };
-            if !state.is_free() && !keep(&Block { state, ..*block }) {
+            if !state.is_free() && !keep(&block.with_state(state)) {
                 heap.commit_state(block.offset, BlockState::FREE)?;
                 freed += CELL;
             }
@@ -214,6 +217,16 @@ unsafe impl<const CELL: u64> RegionAllocator for Pool<CELL> {
         }
         Ok(())
     }
+
+    fn required_len(demand: &Demand<'_>) -> Option<u64> {
+        let (mut cells, mut fits) = (0_u64, true);
+        demand.each(|request, count| {
+            fits &= request.extent(CELL).is_some() && request.align() <= GRANULE || count == 0;
+            cells = cells.saturating_add(count);
+        });
+        let len = cells.max(1).checked_mul(CELL)?.checked_add(FIRST)?;
+        fits.then_some(len)
+    }
 }
 
 fn main() -> Result<(), ShmemError> {
@@ -223,7 +236,8 @@ fn main() -> Result<(), ShmemError> {
 
 /// An arena names its allocator as a type, and refuses one that another has formatted.
 fn in_a_segment() -> Result<(), ShmemError> {
-    let (segment, fd) = Builder::memfd().create(8192)?;
+    let size = Arena::<Pool<64>>::required_size(&[Need::objects::<u64>(100), Need::strings(13, 10)])?;
+    let (segment, fd) = Builder::memfd().create(size)?;
     let arena = segment.arena::<Pool<64>>()?;
     let number = arena.alloc(7_u64)?;
     let shared = ShmemBox::into_arc(arena.alloc_str("a name for it")?);

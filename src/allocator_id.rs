@@ -7,6 +7,16 @@ const KNOWN: [(AllocatorId, &str); 3] =
     [(AllocatorId::TLSF, "Tlsf"), (AllocatorId::SLAB, "Slab"), (AllocatorId::BUMP, "Bump")];
 
 /// Which allocator has formatted a heap: a fingerprint of its name and version, 56 bits.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{AllocatorId, RegionAllocator, Tlsf};
+///
+/// const MINE: AllocatorId = AllocatorId::new("org.example.pool", 1);
+/// assert_ne!(MINE, AllocatorId::new("org.example.pool", 2));
+/// assert_eq!(AllocatorId::from_bits(MINE.bits()), MINE);
+/// assert_eq!(Tlsf::ID.to_string(), "Tlsf");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AllocatorId(u64);
 

@@ -35,7 +35,7 @@
 use crate::header::Header;
 use crate::heap::Heap;
 use crate::holes;
-use crate::lifecycle::{Departure, Link, Member};
+use crate::lifecycle::{Departure, Link, Member, Origin};
 use crate::lock::{Holder, Roll};
 use crate::membership::{Event, Phase, Refusal, Slot};
 #[cfg(planted)]
@@ -128,18 +128,6 @@ pub(crate) struct Attached {
     /// How many locks of the dead were taken over, before anybody has looked for what else these held; and `SEVERED`.
     alarms: AtomicU64,
     pub(crate) private: PrivateMemory,
-}
-
-/// How a handle came to its segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Origin {
-    /// It created it: the payload is zeros until this process writes something else.
-    Created,
-    /// It attached to one that others use, or that was leaked.
-    Attached,
-    /// It took the place of an owner that died: the payload is as that one left it.
-    Adopted,
 }
 
 /// A place in the segment's table of slots.

@@ -12,18 +12,17 @@
 #![allow(unsafe_code)]
 
 use crate::attachment::Attached;
-use crate::error::{BoxError, HeaderError, HeapError, OwnError};
+use crate::error::{BoxError, HeaderError, OwnError};
 use crate::exports::Exports;
 use crate::handle::Handle;
 use crate::header::{HEADER_LEN, Payload};
 use crate::heap::Heap;
 use crate::lifecycle::Departure;
-use crate::object::{Event, ObjectTag, TAG_OFFSET};
+use crate::object::Event;
 use crate::segment::ShmemConf;
 use crate::shareable::Shareable;
-use crate::typed::Object;
 use core::fmt;
-use core::mem::{ManuallyDrop, MaybeUninit, needs_drop};
+use core::mem::{ManuallyDrop, needs_drop};
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
@@ -87,6 +86,17 @@ impl ShmemConf {
     ///
     /// # Safety
     /// As [`boxed`](Self::boxed).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{BoxError, Builder};
+    ///
+    /// let (segment, _fd) = Builder::memfd().create(4)?;
+    /// // SAFETY: nothing is read: it does not fit.
+    /// let error = unsafe { segment.try_boxed::<u64>() }.unwrap_err();
+    /// assert_eq!(error, BoxError::TooLarge { size: 8, payload: 4 });
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub unsafe fn try_boxed<T>(self) -> Result<ShmemBox<T>, BoxError> {
         let attached = self.0.get().ok_or(BoxError::Forked)?;
         if attached.is_read_only() {
@@ -183,6 +193,22 @@ fn check_payload<T>(attached: &Attached) -> Result<(), BoxError> {
 ///   process, has it. Dropping it runs the destructor and frees the memory, without waiting and without failing.
 ///   If its process is killed, the memory is given back, without the destructor. It keeps the segment attached, and may
 ///   outlive the `Arena`.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemBox, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let mut numbers: ShmemBox<[u32]> = arena.alloc_slice(3, 0)?;
+/// numbers[1] = 5;
+/// numbers.sort();
+/// assert_eq!(*numbers, [0, 0, 5]);
+///
+/// // Like a `Box`, it goes to other threads, compares and prints as what it leads to.
+/// let total = std::thread::spawn(move || numbers.iter().sum::<u32>()).join().unwrap();
+/// assert_eq!(arena.alloc(total)?, arena.alloc(5)?);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 pub struct ShmemBox<T: ?Sized> {
     /// INVARIANT 1: in the payload of the segment that `conf` is attached to, aligned for a `T`. Either where the payload
     /// begins, and by the promise to `try_boxed` it holds a valid `T`; or in a block that belongs to this box
@@ -251,6 +277,21 @@ impl<T: ?Sized> ShmemBox<T> {
     ///
     /// # Errors
     /// See [`OwnError`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, OwnError, ShmemBox};
+    ///
+    /// # let name = &format!("shmem-bind-doc-{}-try-own", std::process::id());
+    /// let segment = Builder::new(name).with_size(4).open()?;
+    /// // SAFETY: the segment is new, and zero is a valid i32.
+    /// let number = unsafe { segment.boxed::<i32>() };
+    /// assert_eq!(ShmemBox::try_own(&number), Ok(()));
+    ///
+    /// shmem_bind::unlink(name)?;
+    /// assert_eq!(ShmemBox::try_own(&number), Err(OwnError::Retired));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn try_own(this: &Self) -> Result<(), OwnError> {
         this.conf.try_own()
     }
@@ -263,6 +304,17 @@ impl<T: ?Sized> ShmemBox<T> {
     ///   Until then it is nobody's, and stays also if this process dies; [`Arena::leaked`](crate::Arena::leaked)
     ///   finds those whose handle was lost. (It does not keep the segment: where the owner's last handle takes that
     ///   along, it takes the object along too. See [`Arena::leak`](crate::Arena::leak).)
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Handle, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let handle: Handle<u32> = ShmemBox::leak(arena.alloc(7_u32)?);
+    /// let number = arena.claim(handle)?; // here, or in any other process that was sent the handle
+    /// assert_eq!(*number, 7);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn leak(this: Self) -> Handle<T> {
         let (value, conf) = this.into_parts();
         let Some(attached) = conf.0.get() else { return Handle::NOTHING };
@@ -274,6 +326,17 @@ impl<T: ?Sized> ShmemBox<T> {
     }
 
     /// The handle of the segment: its name, size, owner and so on.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemBox};
+    ///
+    /// let (segment, _fd) = Builder::memfd().create(4)?;
+    /// // SAFETY: the segment is new, and zero is a valid u32.
+    /// let number = unsafe { segment.boxed::<u32>() };
+    /// assert_eq!(ShmemBox::conf(&number).attachment_count(), 1);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub const fn conf(this: &Self) -> &ShmemConf {
         &this.conf
@@ -286,6 +349,16 @@ impl<T: Shareable> ShmemBox<T> {
     /// # Errors
     /// The box, if it is the value of a segment, which others may have boxed too, in a child after `fork`, or if the segment
     /// is [severed](ShmemConf::is_severed).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = arena.alloc([7_u64; 10])?;
+    /// assert_eq!(ShmemBox::into_inner(number).unwrap(), [7; 10]);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn into_inner(this: Self) -> Result<T, Self> {
         let Some(attached) = this.conf.0.get().filter(|attached| !attached.is_severed()) else {
             return Err(this);
@@ -298,44 +371,6 @@ impl<T: Shareable> ShmemBox<T> {
         attached.free_block(block);
         drop(this.into_parts());
         Ok(value)
-    }
-}
-
-impl<T: Shareable> ShmemBox<MaybeUninit<T>> {
-    /// Says that the value has been initialised.
-    ///
-    /// # Safety
-    /// It has been, as for [`MaybeUninit::assume_init`].
-    #[must_use]
-    pub unsafe fn assume_init(self) -> ShmemBox<T> {
-        let (value, conf) = self.into_parts();
-        set_tag::<T>(value.cast(), &conf);
-        // By invariant 1 of a box of the same layout, and by the caller's promise.
-        ShmemBox { value: value.cast(), conf }
-    }
-}
-
-impl<T: Shareable> ShmemBox<[MaybeUninit<T>]> {
-    /// Says that the values have been initialised.
-    ///
-    /// # Safety
-    /// All have been, as for [`MaybeUninit::assume_init`].
-    #[must_use]
-    pub unsafe fn assume_init(self) -> ShmemBox<[T]> {
-        let (value, conf) = self.into_parts();
-        set_tag::<[T]>(value.cast(), &conf);
-        let value = NonNull::slice_from_raw_parts(value.cast(), value.len());
-        // By invariant 1 of a box of the same layout, and by the caller's promise.
-        ShmemBox { value, conf }
-    }
-}
-
-/// Says of which type the object at `value` is from now on, which is exclusive.
-fn set_tag<T: Object + ?Sized>(value: NonNull<u8>, conf: &ShmemConf) {
-    if let Some(place) = conf.0.get().and_then(|attached| Place::of(attached, value)) {
-        // Fails only for a block that is none; then nobody finds the object either.
-        let tag = ObjectTag::new(T::TAG).bits();
-        let _: Result<(), HeapError> = place.heap.store(place.block.wrapping_add(TAG_OFFSET), tag);
     }
 }
 
@@ -437,6 +472,21 @@ impl<T: fmt::Debug + ?Sized> fmt::Debug for ShmemBox<T> {
 /// A value in shared memory that is only looked at.
 ///
 /// Clones share one attachment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ReadRef, ShmemBox, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-a-read-ref", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// arena.publish_pinned("limit", &ShmemBox::into_arc(arena.alloc(100_u64)?))?;
+///
+/// // A process that may only read:
+/// let limit: ReadRef<u64> = Builder::new(name).attach_read_only()?.find_pinned("limit")?;
+/// assert_eq!(*limit, 100);
+/// assert!(ReadRef::conf(&limit).is_read_only());
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 pub struct ReadRef<T: ?Sized> {
     /// INVARIANT 1: as [`ShmemBox::value`], but that nobody writes to it; or a pinned object.
     value: NonNull<T>,

@@ -83,6 +83,17 @@ impl CopyRegion {
     /// # Errors
     /// [`ShmemError::Size`], [`ShmemError::NoSpace`], [`ShmemError::Os`].
     ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::CopyRegion;
+    ///
+    /// let (region, fd) = CopyRegion::create(4096)?;
+    /// assert_eq!(region.read::<u64>(0)?, 0);
+    /// // `fd` is what the peer is sent, over a Unix socket.
+    /// # drop(fd);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
+    ///
     /// # References
     ///  - [Linux `memfd_create(2)`](https://man7.org/linux/man-pages/man2/memfd_create.2.html)
     #[doc(alias = "memfd_create")]
@@ -95,6 +106,17 @@ impl CopyRegion {
     ///
     /// # Errors
     /// As [`create`](Self::create). On Linux before 5.1, which has no such seal, it is [`ShmemError::Os`] with `EINVAL`.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::CopyRegion;
+    ///
+    /// let (region, fd) = CopyRegion::create_for_readers(4096)?;
+    /// region.write(0, &7_u32)?;
+    /// assert!(CopyRegion::attach(&fd).is_err(), "a peer may not write");
+    /// assert_eq!(CopyRegion::attach_read_only(&fd)?.read::<u32>(0)?, 7);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     ///
     /// # References
     ///  - [Linux `F_SEAL_FUTURE_WRITE(2const)`](https://man7.org/linux/man-pages/man2/F_GET_SEALS.2const.html)
@@ -122,6 +144,22 @@ impl CopyRegion {
     /// - [`ShmemError::Size`]: it has no bytes, or more than can be mapped.
     /// - [`ShmemError::NoSpace`]: there is not so much address space.
     /// - [`ShmemError::Os`]: with `EPERM` or `EACCES`, it is [for readers](Self::create_for_readers).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{CopyRegion, ShmemError};
+    ///
+    /// let (region, fd) = CopyRegion::create(4096)?;
+    /// // In the process that was sent `fd`:
+    /// let same = CopyRegion::attach(&fd)?;
+    /// same.write(0, &7_u32)?;
+    /// assert_eq!(region.read::<u32>(0)?, 7);
+    ///
+    /// // A file whose length may change is refused.
+    /// let file = std::fs::File::open("/dev/null").unwrap().into();
+    /// assert_eq!(CopyRegion::attach(&file).unwrap_err(), ShmemError::Unsealed);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn attach(fd: &OwnedFd) -> Result<Self, ShmemError> {
         Self::attach_with(fd, Access::ReadWrite)
     }
@@ -130,6 +168,16 @@ impl CopyRegion {
     ///
     /// # Errors
     /// As [`attach`](Self::attach).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{CopyError, CopyRegion};
+    ///
+    /// let (_region, fd) = CopyRegion::create(4096)?;
+    /// let observer = CopyRegion::attach_read_only(&fd)?;
+    /// assert_eq!(observer.write(0, &7_u32), Err(CopyError::ReadOnly));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn attach_read_only(fd: &OwnedFd) -> Result<Self, ShmemError> {
         Self::attach_with(fd, Access::ReadOnly)
     }
@@ -145,6 +193,14 @@ impl CopyRegion {
     }
 
     /// Length of the region, in bytes: 1 at least. It never changes.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::CopyRegion;
+    ///
+    /// assert_eq!(CopyRegion::create(100)?.0.len(), 100);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // It never is.
     pub const fn len(&self) -> usize {
@@ -152,6 +208,16 @@ impl CopyRegion {
     }
 
     /// Whether it is attached only to be read.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::CopyRegion;
+    ///
+    /// let (region, fd) = CopyRegion::create(100)?;
+    /// assert!(!region.is_read_only());
+    /// assert!(CopyRegion::attach_read_only(&fd)?.is_read_only());
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.access == Access::ReadOnly
@@ -164,6 +230,16 @@ impl CopyRegion {
     ///
     /// # Errors
     /// [`CopyError::OutOfBounds`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::CopyRegion;
+    ///
+    /// let (region, _fd) = CopyRegion::create(8)?;
+    /// region.write_slice(0, &[1_u8, 0, 2, 0])?;
+    /// assert_eq!(region.read::<[u16; 2]>(0)?.map(u16::to_le), [1, 2]);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[inline]
     pub fn read<T: AnyBitPattern + Copy>(&self, offset: usize) -> Result<T, CopyError> {
         let range = self.range(offset, size_of::<T>())?;
@@ -210,6 +286,16 @@ impl CopyRegion {
     ///
     /// # Errors
     /// [`CopyError::OutOfBounds`], [`CopyError::ReadOnly`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::CopyRegion;
+    ///
+    /// let (region, _fd) = CopyRegion::create(8)?;
+    /// region.write(3, &7_u32)?;
+    /// assert_eq!(region.read::<u32>(3)?, 7);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[inline]
     pub fn write<T: NoUninit + Copy>(&self, offset: usize, value: &T) -> Result<(), CopyError> {
         self.write_slice(offset, core::slice::from_ref(value))
@@ -219,6 +305,16 @@ impl CopyRegion {
     ///
     /// # Errors
     /// [`CopyError::OutOfBounds`], [`CopyError::ReadOnly`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::CopyRegion;
+    ///
+    /// let (region, _fd) = CopyRegion::create(8)?;
+    /// region.write_slice(3, b"hello")?;
+    /// assert!(region.write_slice(4, b"hello").is_err(), "one byte too far");
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[inline]
     pub fn write_slice<T: NoUninit + Copy>(&self, offset: usize, values: &[T]) -> Result<(), CopyError> {
         let range = self.range_to_write(offset, size_of_val(values))?;
@@ -232,6 +328,20 @@ impl CopyRegion {
     ///
     /// # Errors
     /// [`CopyError::OutOfBounds`], [`CopyError::Misaligned`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::CopyRegion;
+    ///
+    /// let (region, _fd) = CopyRegion::create(16)?;
+    /// region.write(8, &7_u64)?;
+    /// region.store_release(0, 1)?;
+    /// // On the other side:
+    /// if region.load_acquire(0)? == 1 {
+    ///     assert_eq!(region.read::<u64>(8)?, 7);
+    /// }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[inline]
     pub fn load_acquire(&self, offset: usize) -> Result<u32, CopyError> {
         let place = self.range(offset, size_of::<u32>())?.word(offset)?;
@@ -247,6 +357,16 @@ impl CopyRegion {
     ///
     /// # Errors
     /// [`CopyError::OutOfBounds`], [`CopyError::Misaligned`], [`CopyError::ReadOnly`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{CopyError, CopyRegion};
+    ///
+    /// let (region, _fd) = CopyRegion::create(16)?;
+    /// region.store_release(4, 1)?;
+    /// assert_eq!(region.store_release(2, 1), Err(CopyError::Misaligned { offset: 2, align: 4 }));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[inline]
     pub fn store_release(&self, offset: usize, word: u32) -> Result<(), CopyError> {
         let place = self.range_to_write(offset, size_of::<u32>())?.word(offset)?;

@@ -68,7 +68,7 @@ impl RawEvent {
 }
 
 impl<W: Word> RawEvent<W> {
-    /// Over another word than that of a segment.
+    /// One that is made of this word.
     #[cfg(test)]
     pub(crate) const fn over(word: W) -> Self {
         Self { word }
@@ -93,6 +93,11 @@ impl<W: Word> RawEvent<W> {
     /// Whether it has happened since.
     pub(crate) fn has_happened_since(&self, since: Count) -> bool {
         self.word.load() & !MARKS != since.0
+    }
+
+    /// The time, by the clock of those who sleep.
+    pub(crate) fn now(&self) -> Duration {
+        self.word.now()
     }
 
     /// Waits until `condition` gives something, for at most `timeout`; gives that, or `None` when the time is up.

@@ -18,8 +18,9 @@
 
 use crate::header::SegmentId;
 use crate::object::{BLOCK_HEADER_LEN, GRANULE, MAX_SERIAL};
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{AnyBitPattern, NoUninit, Shareable, TypeTag};
 use crate::typed::Object;
+use core::cmp::Ordering;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::marker::PhantomData;
@@ -164,6 +165,20 @@ impl<T: ?Sized> Default for Handle<T> {
     }
 }
 
+/// By their numbers, which means no more than that handles may be keys.
+impl<T: ?Sized> PartialOrd for Handle<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// By their numbers, which means no more than that handles may be keys.
+impl<T: ?Sized> Ord for Handle<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.to_bits().cmp(&other.to_bits())
+    }
+}
+
 impl<T: ?Sized> Hash for Handle<T> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.to_bits().hash(state);
@@ -186,6 +201,12 @@ unsafe impl<T: Object + ?Sized> Shareable for Handle<T> {
         .with_field("serial", offset_of!(Self, serial), u64::TAG);
     const FROZEN: bool = true;
 }
+
+// SAFETY: two integers, and any number may be made a handle; it is checked when it is claimed.
+unsafe impl<T: Object + ?Sized> AnyBitPattern for Handle<T> {}
+
+// SAFETY: two integers of eight bytes are all of its 16.
+unsafe impl<T: Object + ?Sized> NoUninit for Handle<T> {}
 
 #[cfg(test)]
 mod tests {

@@ -37,7 +37,7 @@ mod word;
 mod lock;
 mod event;
 mod heap;
-mod allocator;
+pub mod allocator;
 mod header;
 mod whereabouts;
 mod region;
@@ -51,39 +51,47 @@ mod sigbus;
 mod thread;
 mod open;
 mod segment;
+mod builder;
 mod copy_region;
 mod typed;
 mod handle;
 mod boxed;
+mod uninit;
 mod shared;
 mod pinned;
+mod pointers;
 mod arena;
 pub mod sync;
 pub mod ring;
 #[cfg(feature = "alloc")]
 mod listing;
+#[cfg(feature = "alloc")]
+pub mod inspect;
+#[doc = include_str!("how_it_works.md")]
+pub mod how_it_works {}
 
+#[doc(inline)]
 pub use allocator::{Bump, RegionAllocator, Slab, Tlsf};
 pub use allocator_id::AllocatorId;
-pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Reclaimed};
-pub use attachment::Origin;
+pub use arena::{Arena, Leaked, LeakedObject, NameEntry, Names, Need, Reclaimed};
 pub use boxed::{ReadRef, ShmemBox};
+pub use builder::{Builder, BuilderWithSize, MemfdBuilder, unlink};
 pub use copy_region::CopyRegion;
 pub use error::{
-    AllocError, ArenaError, BoxError, CopyError, DirectoryError, Errno, FileKind, HandleError, HeaderError,
-    HeapError, LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
+    AllocError, ArenaError, BoxError, CapacityError, CopyError, DirectoryError, Errno, FileKind, HandleError,
+    HeaderError, LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
 };
 pub use handle::Handle;
 pub use header::{HEADER_LEN, Header, Payload, SegmentId, Statistics};
-pub use heap::{Block, Heap, HeapGuard, PlainHeap, Request, Usage, Visit, Word, Words};
+pub use heap::Usage;
+pub use lifecycle::Origin;
 #[cfg(feature = "alloc")]
 pub use listing::segments;
-pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, UnlinkPolicy};
-pub use object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
+pub use membership::{MAX_ATTACHMENTS, OrphanPolicy, Phase, UnlinkPolicy};
 pub use open::ReservePolicy;
 pub use pinned::{Loadable, PinnedWords};
 pub use rustix::fd::OwnedFd;
-pub use segment::{Builder, BuilderWithSize, MemfdBuilder, ShmemConf, unlink};
+pub use segment::ShmemConf;
 pub use shareable::{AnyBitPattern, FromZeros, NoUninit, Shareable, TagMismatch, TypeTag};
 pub use shared::ShmemArc;
 pub use sigbus::sigbus_fixup;

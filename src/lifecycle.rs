@@ -76,6 +76,33 @@ impl Link {
     }
 }
 
+/// How a handle came to its segment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, Origin};
+///
+/// # let name = &format!("shmem-bind-doc-{}-origin", std::process::id());
+/// let segment = Builder::new(name).with_size(64).open()?;
+/// match segment.origin() {
+///     Origin::Created => println!("nothing is here yet"),
+///     Origin::Adopted => println!("my predecessor has died"),
+///     _ => println!("others are at work here"),
+/// }
+/// # assert_eq!(segment.origin(), Origin::Created);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// It created it: the payload is zeros until this process writes something else.
+    Created,
+    /// It attached to one that others use, or that was leaked.
+    Attached,
+    /// It took the place of an owner that died: the payload is as that one left it.
+    Adopted,
+}
+
 /// How a tenant leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Departure {

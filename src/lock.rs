@@ -43,7 +43,7 @@
 use crate::membership::Slot;
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
-use crate::word::Word;
+use crate::word::{Look, Word};
 use core::hint::spin_loop;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
@@ -142,6 +142,18 @@ pub(crate) enum Acquired {
     OwnerDied,
 }
 
+/// What the word of a lock says.
+#[cfg(feature = "alloc")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    Free,
+    /// By the tenant of this slot, or a former one.
+    Held(Slot),
+    NotRecoverable,
+    /// The word is none that a lock can have.
+    Damaged,
+}
+
 /// Why a lock could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LockError {
@@ -160,9 +172,24 @@ impl RawLock {
 }
 
 impl<W: Word> RawLock<W> {
+    /// One that is made of this word.
+    #[cfg(test)]
+    pub(crate) const fn over(word: W) -> Self {
+        Self { word, unused: AtomicU32::new(0) }
+    }
+
     /// Whether nobody holds the lock, dead or alive.
     pub(crate) fn is_free(&self) -> bool {
         self.word.load() & !WAITERS == NOBODY
+    }
+
+    /// The same, as it is after what this thread has just changed; see [`Look`].
+    #[inline]
+    pub(crate) fn is_free_now(&self) -> bool
+    where
+        W: Look,
+    {
+        self.word.look() & !WAITERS == NOBODY
     }
 
     /// Takes the lock if nobody holds it.
@@ -259,6 +286,16 @@ impl<W: Word> RawLock<W> {
     fn release(&self, me: Holder, next: u32) -> bool {
         // Another word than ours, with or without WAITERS, means damage: then it is not ours to give back.
         !self.word.replace(me.0, next) && self.word.replace(me.0 | WAITERS, next)
+    }
+
+    /// What the word says, for one who only looks.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn peek(&self) -> Peek {
+        match self.word.load() & !WAITERS {
+            NOBODY => Peek::Free,
+            NOT_RECOVERABLE => Peek::NotRecoverable,
+            word => Holder::from_word(word).and_then(Holder::slot).map_or(Peek::Damaged, Peek::Held),
+        }
     }
 
     /// Who holds the lock now, dead or alive.
@@ -378,7 +415,7 @@ mod tests {
         for holder_bits in 0..128_u32 {
             for rest in [0, 1, GENERATION_MASK, WAITERS, WAITERS | GENERATION_MASK] {
                 let word = holder_bits << HOLDER_SHIFT | rest;
-                let lock = RawLock { word: AtomicU32::new(word), unused: AtomicU32::new(0) };
+                let lock = RawLock::over(AtomicU32::new(word));
                 let expected = match (holder_bits, rest & !WAITERS) {
                     (0, 0) => Ok(Acquired::Clean),
                     (1..=56, _) => Ok(Acquired::OwnerDied),

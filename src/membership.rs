@@ -38,6 +38,19 @@
 //! from a death, or from an owner that leaves without the right to unlink and so is swept as if it had died.
 
 /// Number of attachments that one segment can have at a time.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, MAX_ATTACHMENTS, ShmemError};
+///
+/// let (segment, fd) = Builder::memfd().create(64)?;
+/// let mut all = vec![segment];
+/// while all.len() < MAX_ATTACHMENTS as usize {
+///     all.push(Builder::memfd().attach(&fd)?);
+/// }
+/// assert_eq!(Builder::memfd().attach(&fd).unwrap_err(), ShmemError::Full);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 pub const MAX_ATTACHMENTS: u32 = 56;
 
 /// Owner field: the owner died without leaving; the [`OrphanPolicy`] decides what the next opener does.
@@ -51,6 +64,20 @@ const OWNER: u64 = 0x3f << OWNER_SHIFT;
 const PHASE_SHIFT: u32 = 62;
 
 /// When the name of a segment goes away.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, UnlinkPolicy};
+///
+/// # let name = &format!("shmem-bind-doc-{}-unlink-policy", std::process::id());
+/// let owner = Builder::new(name).unlink_policy(UnlinkPolicy::LastDetach).with_size(64).open()?;
+/// let other = Builder::new(name).attach()?;
+/// drop(owner);
+/// assert!(other.is_linked(), "others still find it");
+/// drop(other);
+/// assert!(Builder::new(name).attach().is_err());
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnlinkPolicy {
@@ -64,6 +91,17 @@ pub enum UnlinkPolicy {
 }
 
 /// What the next opener does with a segment whose owner died.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, OrphanPolicy};
+///
+/// # let name = &format!("shmem-bind-doc-{}-orphan-policy", std::process::id());
+/// // If this process dies, what is in the segment is not to be believed.
+/// let segment = Builder::new(name).orphan_policy(OrphanPolicy::Recreate).with_size(64).open()?;
+/// assert_eq!(segment.orphan_policy(), OrphanPolicy::Recreate);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OrphanPolicy {
@@ -114,7 +152,8 @@ impl Slot {
 
 /// Where a segment stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Phase {
+#[non_exhaustive]
+pub enum Phase {
     /// Being created, or left unfinished by a creator that died.
     Forming,
     /// Named and open to all.

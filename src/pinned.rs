@@ -146,6 +146,22 @@ fn pinned<T: Object + ?Sized>(attached: &Attached, name: &str) -> Result<(NonNul
 }
 
 /// A pinned object of a type that others change, to be read a word at a time.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, PinnedWords, ShmemBox, Tlsf};
+/// use std::sync::atomic::AtomicU64;
+///
+/// # let name = &format!("shmem-bind-doc-{}-pinned-words", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// arena.publish_pinned("requests", &ShmemBox::into_arc(arena.alloc(AtomicU64::new(7))?))?;
+///
+/// let observer = Builder::new(name).attach_read_only()?;
+/// let words: PinnedWords<AtomicU64> = observer.find_pinned_words("requests")?;
+/// assert_eq!(words.size(), 8);
+/// assert!(words.conf().is_read_only());
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 pub struct PinnedWords<T: ?Sized> {
     /// INVARIANT 1: `len` bytes of a pinned object, mapped as long as `conf` exists.
     start: NonNull<u8>,
@@ -160,6 +176,16 @@ unsafe impl<T: ?Sized> Send for PinnedWords<T> {}
 unsafe impl<T: ?Sized> Sync for PinnedWords<T> {}
 
 /// An atomic type whose value can be read from memory that is mapped read-only.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::Loadable;
+/// use std::sync::atomic::{AtomicI16, AtomicU64};
+///
+/// fn read_as<W: Loadable<Value = V>, V>() {}
+/// read_as::<AtomicU64, u64>();
+/// read_as::<AtomicI16, i16>();
+/// ```
 pub trait Loadable: sealed::Sealed {
     /// What is read.
     type Value;
@@ -212,6 +238,24 @@ impl<T: ?Sized> PinnedWords<T> {
     /// # Safety
     /// At `offset` of the type lies a `W`; [`offset_of!`](core::mem::offset_of!) tells where. (Bytes that others change in
     /// other ways may not be read like this.)
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, PinnedWords, ShmemBox, Tlsf};
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// # let name = &format!("shmem-bind-doc-{}-load", std::process::id());
+    /// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+    /// arena.publish_pinned("requests", &ShmemBox::into_arc(arena.alloc(AtomicU64::new(7))?))?;
+    ///
+    /// let observer = Builder::new(name).attach_read_only()?;
+    /// let words: PinnedWords<AtomicU64> = observer.find_pinned_words("requests")?;
+    /// // SAFETY: it is one.
+    /// assert_eq!(unsafe { words.load::<AtomicU64>(0) }, Some(7));
+    /// // SAFETY: nothing is read: that is beyond its end.
+    /// assert_eq!(unsafe { words.load::<AtomicU64>(8) }, None);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub unsafe fn load<W: Loadable>(&self, offset: usize) -> Option<W::Value> {
         let attached = self.conf.0.get()?;

@@ -50,11 +50,11 @@ pub(crate) const fn payload_len(heap: u64) -> u64 {
 /// A whole segment, mapped.
 #[derive(Debug)]
 pub(crate) struct Region {
-    /// INVARIANT 1: mapped from the start of a segment's file, so aligned to a page, which is no less than
-    /// 4096 bytes; longer than a header.
+    /// INVARIANT 1: mapped from the start of a segment's file, or a private copy of that, so aligned to a page, which
+    /// is no less than 4096 bytes; no shorter than a header.
     mapping: Mapping,
-    /// Where that can be looked up.
-    whereabouts: &'static Whereabouts,
+    /// Where that can be looked up; `None` for a copy, in which nobody has anything.
+    whereabouts: Option<&'static Whereabouts>,
     /// How many words of an arena's payload are its heap.
     heap_words: usize,
 }
@@ -80,7 +80,14 @@ impl Region {
         let heap_words = heap_words(len.saturating_sub(HEADER_LEN) / WORD);
         let mapping = Mapping::shared(fd, len, access)?;
         whereabouts.publish(&mapping, access);
-        Ok(Self { mapping, whereabouts, heap_words })
+        Ok(Self { mapping, whereabouts: Some(whereabouts), heap_words })
+    }
+
+    /// A segment that was copied into private memory; `None` if that is shorter than a header.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn of_copy(mapping: Mapping) -> Option<Self> {
+        let payload_len = mapping.len().checked_sub(HEADER_LEN)?;
+        Some(Self { mapping, whereabouts: None, heap_words: heap_words(payload_len / WORD) })
     }
 
     #[inline]
@@ -90,10 +97,18 @@ impl Region {
         unsafe { self.mapping.base().cast().as_ref() }
     }
 
+    /// The header as words.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn header_words(&self) -> &[AtomicU64] {
+        let words = self.mapping.base().cast::<AtomicU64>();
+        // SAFETY: by invariant 1 the mapping holds a header and is aligned to a page; any bytes are valid atomics.
+        unsafe { core::slice::from_raw_parts(words.as_ptr(), HEADER_LEN / WORD) }
+    }
+
     /// The first byte of the payload, aligned to [`HEADER_LEN`].
     #[inline]
     pub(crate) const fn payload(&self) -> NonNull<u8> {
-        // SAFETY: by invariant 1 the mapping is longer than a header.
+        // SAFETY: by invariant 1 the mapping is no shorter than a header.
         unsafe { self.mapping.base().add(HEADER_LEN) }
     }
 
@@ -187,7 +202,7 @@ impl Region {
 
     /// Children after `fork` do not get the segment.
     pub(crate) fn exclude_from_fork(&self) -> Result<(), Failure> {
-        self.whereabouts.exclude_from_fork();
+        self.whereabouts.inspect(|whereabouts| whereabouts.exclude_from_fork());
         self.mapping.exclude_from_fork()
     }
 
@@ -202,6 +217,6 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         // The mapping is unmapped after this.
-        self.whereabouts.unpublish();
+        self.whereabouts.inspect(|whereabouts| whereabouts.unpublish());
     }
 }

@@ -130,6 +130,18 @@ fn count_more(count: &AtomicU64, attachment: &Attachment) {
 impl<T: ?Sized> ShmemBox<T> {
     /// Shares the value with others: by clones, and, if it is an object of an arena, by a
     /// [name](crate::Arena::publish).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemArc, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// # use std::sync::atomic::AtomicU64;
+    /// let counter: ShmemArc<AtomicU64> = ShmemBox::into_arc(arena.alloc(AtomicU64::new(0))?);
+    /// arena.publish("counter", &counter)?;
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
+    #[must_use = "dropped, it takes the value along if it is the last"]
     pub fn into_arc(this: Self) -> ShmemArc<T>
     where
         T: Sync,
@@ -185,6 +197,16 @@ impl<T: ?Sized> ShmemArc<T> {
     }
 
     /// The handle of the segment: its name, size, owner and so on.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemArc, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = ShmemBox::into_arc(arena.alloc(7_u32)?);
+    /// assert_eq!(ShmemArc::conf(&number).segment_id(), arena.conf().segment_id());
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn conf(this: &Self) -> &ShmemConf {
         &this.conf
@@ -201,6 +223,18 @@ impl<T: ?Sized> ShmemArc<T> {
     }
 
     /// Whether both lead to the same object.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemArc, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = ShmemBox::into_arc(arena.alloc(7_u32)?);
+    /// let equal = ShmemBox::into_arc(arena.alloc(7_u32)?);
+    /// assert!(ShmemArc::ptr_eq(&number, &number.clone()));
+    /// assert!(number == equal && !ShmemArc::ptr_eq(&number, &equal));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn ptr_eq(this: &Self, other: &Self) -> bool {
         core::ptr::addr_eq(this.value.as_ptr(), other.value.as_ptr())
@@ -208,6 +242,18 @@ impl<T: ?Sized> ShmemArc<T> {
 
     /// Number of attachments that hold the object, this one included, each counted once however many clones it has;
     /// those of the dead count until that is noticed.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemArc, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = ShmemBox::into_arc(arena.alloc(7_u32)?);
+    /// let clones = [number.clone(), number.clone()];
+    /// assert_eq!(ShmemArc::holders(&number), 1, "this process");
+    /// # drop(clones);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn holders(this: &Self) -> u32 {
         match this.state() {
@@ -217,6 +263,18 @@ impl<T: ?Sized> ShmemArc<T> {
     }
 
     /// Whether the object has a name.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemArc, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = ShmemBox::into_arc(arena.alloc(7_u32)?);
+    /// assert!(!ShmemArc::is_published(&number));
+    /// arena.publish("seven", &number)?;
+    /// assert!(ShmemArc::is_published(&number));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn is_published(this: &Self) -> bool {
         this.state().is_some_and(BlockState::is_published)
@@ -240,6 +298,19 @@ impl<T: ?Sized> ShmemArc<T> {
     }
 
     /// The value, to be changed, if nobody else has a reference and it has no name.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemArc, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let mut number = ShmemBox::into_arc(arena.alloc(7_u32)?);
+    /// *ShmemArc::get_mut(&mut number).unwrap() += 1;
+    /// let clone = number.clone();
+    /// assert_eq!(ShmemArc::get_mut(&mut number), None);
+    /// assert_eq!(*clone, 8);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn get_mut(this: &mut Self) -> Option<&mut T> {
         // While this reference is borrowed, it is the only one, and no name leads to the object.
@@ -251,6 +322,20 @@ impl<T: ?Sized> ShmemArc<T> {
     ///
     /// # Errors
     /// The reference, as it was.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemArc, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = ShmemBox::into_arc(arena.alloc(7_u32)?);
+    /// let clone = number.clone();
+    /// let number = ShmemArc::into_box(number).unwrap_err(); // not while there is another one
+    /// drop(clone);
+    /// let number: ShmemBox<u32> = ShmemArc::into_box(number).unwrap();
+    /// assert_eq!(*number, 7);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn into_box(this: Self) -> Result<ShmemBox<T>, Self> {
         if !this.is_alone() {
             return Err(this);

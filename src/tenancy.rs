@@ -115,6 +115,13 @@ impl Tenancy {
         self.0 >> INCARNATION_SHIFT
     }
 
+    /// Whether `incarnation` shows that the process that has the PID now is this one.
+    #[cfg(feature = "alloc")]
+    fn is_same(self, incarnation: Option<u64>) -> bool {
+        self.incarnation() != 0
+            && incarnation.is_some_and(|number| number & mask(INCARNATION_BITS) == self.incarnation())
+    }
+
     /// Whether `incarnation` shows that the process that has the PID now is another one.
     fn is_other(self, incarnation: Option<u64>) -> bool {
         let known = incarnation.map_or(0, |number| number & mask(INCARNATION_BITS));
@@ -123,16 +130,38 @@ impl Tenancy {
 
     /// Whether this tenant, looked at by the process `own`, is certainly dead.
     pub(crate) fn is_certainly_dead(self, own: Self) -> bool {
-        if self == Self::FREE || self == own || self.namespace() == 0 || self.namespace() != own.namespace() {
+        if self == own || !self.is_near(own) {
             return false;
         }
         match process::liveness(self.pid()) {
             Liveness::Dead => true,
             Liveness::Unknown => false,
-            Liveness::Alive(pidfd) => self.is_other(match self.source() {
-                Source::Pidfd => pidfd.serial(),
-                Source::StartTime => pidfd.start_time(self.pid()),
-            }),
+            Liveness::Alive(pidfd) => self.is_other(self.incarnation_of(&pidfd)),
+        }
+    }
+
+    /// Whether this tenant, looked at by the process `own`, is certainly alive.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn is_certainly_alive(self, own: Self) -> bool {
+        if self == own || !self.is_near(own) {
+            return self == own && self != Self::FREE;
+        }
+        match process::liveness(self.pid()) {
+            Liveness::Dead | Liveness::Unknown => false,
+            Liveness::Alive(pidfd) => self.is_same(self.incarnation_of(&pidfd)),
+        }
+    }
+
+    /// Whether its number means something in the PID namespace of the process `own`.
+    pub(crate) const fn is_near(self, own: Self) -> bool {
+        self.0 != Self::FREE.0 && self.namespace() != 0 && self.namespace() == own.namespace()
+    }
+
+    /// The incarnation of the process that has the number now, from the source of this one's.
+    fn incarnation_of(self, pidfd: &Pidfd) -> Option<u64> {
+        match self.source() {
+            Source::Pidfd => pidfd.serial(),
+            Source::StartTime => pidfd.start_time(self.pid()),
         }
     }
 }
@@ -175,10 +204,10 @@ mod tests {
     #[test]
     fn this_process_lives_and_its_former_incarnation_does_not() {
         let own = Tenancy::own();
-        assert!(!own.is_certainly_dead(own));
+        assert!(!own.is_certainly_dead(own) && own.is_certainly_alive(own));
         assert_ne!(own.incarnation(), 0, "neither pidfds nor /proc on this machine");
         let former = Tenancy::from_bits(own.bits() ^ 1 << INCARNATION_SHIFT);
-        assert!(former.is_certainly_dead(own));
+        assert!(former.is_certainly_dead(own) && !former.is_certainly_alive(own));
     }
 
     #[test]
@@ -205,7 +234,7 @@ mod tests {
             assert!(!Tenancy::compose(dead_pid, namespace, source, Some(1)).is_certainly_dead(own));
         }
         let unknown_incarnation = Tenancy::from_bits(own.bits() & mask(INCARNATION_SHIFT));
-        assert!(!unknown_incarnation.is_certainly_dead(own));
+        assert!(!unknown_incarnation.is_certainly_dead(own) && !unknown_incarnation.is_certainly_alive(own));
         let other_source = Tenancy::from_bits(unknown_incarnation.bits() ^ 1 << SOURCE_SHIFT);
         assert!(!other_source.is_certainly_dead(own));
         // The same PID in the same namespace, though, is free for certain.

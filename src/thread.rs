@@ -2,6 +2,7 @@
 
 #[cfg(feature = "std")]
 use crate::attachment;
+use crate::lock::Holder;
 use crate::sys::process;
 
 /// The number of this thread. To be asked only while something is attached.
@@ -28,4 +29,17 @@ pub(crate) fn own_thread() -> u32 {
     }
     #[cfg(not(feature = "std"))]
     process::own_thread()
+}
+
+/// A number that differs between the threads of a process, and between processes, if only by chance. Costs no system call.
+#[inline]
+pub(crate) fn spread(holder: Holder) -> usize {
+    // Slots are let in order.
+    let slot = holder.slot().map_or(0, |slot| slot.index());
+    #[cfg(feature = "std")]
+    {
+        slot.wrapping_add(own_thread() as usize)
+    }
+    #[cfg(not(feature = "std"))]
+    slot
 }

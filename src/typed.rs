@@ -15,6 +15,21 @@ use core::ptr::{self, NonNull};
 /// What an object of an arena can be: a [`Shareable`] type, a slice of such, or `str`.
 ///
 /// Sealed: make a type an object by making it [`Shareable`].
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Arena, Object, RegionAllocator, ShmemError};
+///
+/// /// Whether there is such an object, of any type that can be one.
+/// fn is_published<T: Object + Sync + ?Sized, A: RegionAllocator>(arena: &Arena<A>, name: &str) -> bool {
+///     arena.find::<T>(name).is_ok()
+/// }
+///
+/// # let arena: Arena = shmem_bind::Builder::memfd().create(64 * 1024)?.0.arena()?;
+/// assert!(!is_published::<u64, _>(&arena, "limit"));
+/// assert!(!is_published::<[u8], _>(&arena, "limit") && !is_published::<str, _>(&arena, "limit"));
+/// # Ok::<(), ShmemError>(())
+/// ```
 pub trait Object: Layout {}
 
 impl<T: Shareable> Object for T {}

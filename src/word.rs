@@ -7,7 +7,7 @@
 
 use crate::sys::clock;
 use crate::sys::futex;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 use core::time::Duration;
 
 /// A word that changes as a whole, and on which processes sleep.
@@ -70,6 +70,60 @@ impl Word for AtomicU32 {
     #[inline]
     fn now(&self) -> Duration {
         clock::now()
+    }
+}
+
+/// A word that somebody looks at who has just changed another one.
+///
+/// If two each change a word and then look at the one that the other changes, one of them at least sees what the other did:
+/// what came between is a [`fence`](Self::fence), or the change was one that is [ordered](Ordered) and the look a [`look`](Self::look).
+pub(crate) trait Look: Word {
+    /// As `load`.
+    fn look(&self) -> u32;
+    fn fence();
+}
+
+impl Look for AtomicU32 {
+    #[inline]
+    fn look(&self) -> u32 {
+        self.load(Ordering::SeqCst)
+    }
+
+    #[inline]
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// A wider word, whose changes go before a [`look`](Look::look).
+pub(crate) trait Ordered {
+    /// What it was at some time; the caller sees all that was done before whoever made it so.
+    fn load(&self) -> u64;
+    /// Puts `new` in the place of exactly `old`.
+    fn replace(&self, old: u64, new: u64) -> bool;
+    /// Puts `new` in the place of whatever is there, after all that this thread did before. Nothing that it does then is done before
+    /// that, as far as one can tell who has survived it.
+    fn put(&self, new: u64);
+}
+
+impl Ordered for AtomicU64 {
+    #[inline]
+    fn load(&self) -> u64 {
+        // SYNC: Acquire here, Release in `replace` and `put`.
+        self.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn replace(&self, old: u64, new: u64) -> bool {
+        // On x86-64, where every exchange is a fence, it is that `look` cannot be before it which costs nothing more.
+        self.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    #[inline]
+    fn put(&self, new: u64) {
+        self.store(new, Ordering::Release);
+        // Later stores may not go before it, nor does a processor let them be seen before it by one who learns of a death.
+        compiler_fence(Ordering::SeqCst);
     }
 }
 

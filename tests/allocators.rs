@@ -17,9 +17,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use shadow::{Action, World, is_empty};
-use shmem_bind::{
-    BLOCK_HEADER_LEN, BlockState, Bump, GRANULE, Heap, HeapError, PlainHeap, RegionAllocator, Slab, Tlsf,
-};
+use shmem_bind::allocator::{BLOCK_HEADER_LEN, BlockState, GRANULE, Heap, HeapError, PlainHeap};
+use shmem_bind::{Bump, RegionAllocator, Slab, Tlsf};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};

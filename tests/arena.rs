@@ -298,6 +298,33 @@ fn the_last_reference_destroys() {
 }
 
 #[test]
+fn a_name_goes_without_the_type() {
+    let arena = arena();
+    let publish = |name, id| {
+        let object = ShmemBox::into_arc(arena.alloc(Counted { id }).unwrap());
+        arena.publish(name, &object).unwrap();
+        object
+    };
+    drop(publish("unused", 1));
+    let held = publish("held", 2);
+    arena.publish("text", &ShmemBox::into_arc(arena.alloc_str("any length").unwrap())).unwrap();
+    arena.publish_pinned("pinned", &ShmemBox::into_arc(arena.alloc(7_u32).unwrap())).unwrap();
+    let before = arena.usage().unwrap().blocks;
+    for name in ["unused", "held", "text"] {
+        arena.unpublish_any(name).unwrap();
+        assert_eq!(arena.unpublish_any(name).unwrap_err(), DirectoryError::NotFound);
+    }
+    assert_eq!(arena.unpublish_any("pinned").unwrap_err(), DirectoryError::Pinned);
+    assert_eq!(arena.unpublish_any("").unwrap_err(), DirectoryError::Empty);
+    assert_eq!(arena.usage().unwrap().blocks, before - 5, "three entries, and two objects");
+    assert_eq!(destroyed(), 0, "nobody who knew the type was the last");
+    drop(held);
+    assert_eq!(destroyed(), 2);
+    assert_eq!(*arena.find::<u32>("pinned").unwrap(), 7);
+    arena.check().unwrap();
+}
+
+#[test]
 fn a_reference_that_is_alone_gives_the_value() {
     let arena = arena();
     let mut arc = ShmemBox::into_arc(arena.alloc(1_u64).unwrap());

@@ -7,10 +7,11 @@ mod common;
 use common::TestName;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
+use shmem_bind::allocator::{BlockState, Extent, HeapError};
 use shmem_bind::{
-    AllocError, Arena, ArenaError, BlockState, BoxError, Builder, Bump, DirectoryError, Extent, Handle,
-    HandleError, HeapError, OwnedFd, Payload, RegionAllocator, ShmemArc, ShmemBox, ShmemConf, ShmemError,
-    SizeError, Slab, Tlsf, Usage, shareable,
+    AllocError, Arena, ArenaError, BoxError, Builder, Bump, DirectoryError, Handle, HandleError, OwnedFd,
+    Payload, RegionAllocator, ShmemArc, ShmemBox, ShmemConf, ShmemError, SizeError, Slab, Tlsf, Usage,
+    shareable,
 };
 use std::fmt::{Debug, Display};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

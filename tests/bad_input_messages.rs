@@ -5,8 +5,10 @@ mod alone;
 mod common;
 
 use alone::readable;
+use shmem_bind::sync::Mutex;
 use shmem_bind::{
-    BoxError, Errno, FileKind, HeaderError, LockFailure, NameError, OwnError, ShmemError, SizeError,
+    AllocError, ArenaError, BoxError, CopyError, DirectoryError, Errno, FileKind, HandleError, HeaderError,
+    LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
 };
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -140,6 +142,36 @@ fn the_source_is_the_cause() {
     assert_eq!(error.source().unwrap().downcast_ref(), Some(&Errno::ACCESS));
 }
 
+const OUT_OF_MEMORY: AllocError = AllocError::OutOfMemory { asked: 9, free: 0, largest_free: 0 };
+
+/// Each operation's error goes straight into one of std, by `?`, and says what it is.
+#[test]
+fn errors_of_one_operation_become_io_errors() {
+    fn through<E: Copy + PartialEq + Debug + Into<ShmemError>>(error: E)
+    where
+        io::Error: From<E>,
+    {
+        let inner = io::Error::from(error).into_inner().unwrap();
+        assert_eq!(*inner.downcast::<ShmemError>().unwrap(), error.into());
+    }
+    through(NameError::Empty);
+    through(SizeError::Zero);
+    through(HeaderError::Endianness);
+    through(BoxError::ReadOnly);
+    through(OwnError::Retired);
+    through(ArenaError::ReadOnly);
+    through(OUT_OF_MEMORY);
+    through(HandleError::Nothing);
+    through(DirectoryError::Taken);
+    through(LockFailure::Deadlock);
+    through(CopyError::ReadOnly);
+    let rejected: io::Error = Rejected { value: "a value of any type", error: OUT_OF_MEMORY }.into();
+    assert_eq!(rejected.kind(), ErrorKind::OutOfMemory);
+    let mutex = Mutex::new(0_u32);
+    let failed: io::Error = mutex.lock().unwrap_err().into();
+    assert_eq!(failed.kind(), ErrorKind::Other);
+}
+
 #[test]
 fn each_error_has_its_io_kind_and_comes_back() {
     let os = |errno| ShmemError::Os { call: "open", errno };
@@ -153,7 +185,15 @@ fn each_error_has_its_io_kind_and_comes_back() {
         (ShmemError::Header(HeaderError::Endianness), ErrorKind::InvalidData),
         (ShmemError::Busy, ErrorKind::TimedOut),
         (ShmemError::Lock(LockFailure::Busy), ErrorKind::TimedOut),
-        (ShmemError::Lock(LockFailure::Deadlock), ErrorKind::Other),
+        (ShmemError::Lock(LockFailure::Deadlock), ErrorKind::Deadlock),
+        (ShmemError::Lock(LockFailure::ReadOnly), ErrorKind::PermissionDenied),
+        (ShmemError::Directory(DirectoryError::NotFound), ErrorKind::NotFound),
+        (ShmemError::Directory(DirectoryError::Taken), ErrorKind::AlreadyExists),
+        (ShmemError::Directory(DirectoryError::Alloc(AllocError::Busy)), ErrorKind::TimedOut),
+        (ShmemError::Alloc(OUT_OF_MEMORY), ErrorKind::OutOfMemory),
+        (ShmemError::Handle(HandleError::Damaged { at: 8 }), ErrorKind::InvalidData),
+        (ShmemError::Handle(HandleError::Nothing), ErrorKind::Other),
+        (ShmemError::Copy(CopyError::ReadOnly), ErrorKind::PermissionDenied),
         (ShmemError::NoSpace { asked: 1 }, ErrorKind::StorageFull),
         (ShmemError::Full, ErrorKind::Other),
         (ShmemError::Orphaned, ErrorKind::Other),

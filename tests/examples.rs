@@ -96,3 +96,24 @@ fn survive_truncation() {
          survivor: in a new segment the sum is 20000\n"
     );
 }
+
+#[test]
+fn work_queue() {
+    assert_eq!(
+        run("work-queue", &[]),
+        "supervisor: 8 jobs\n\
+         worker: is at job 2\n\
+         supervisor: all but one are done\n\
+         supervisor: one worker ended by signal: 9 (SIGKILL)\n\
+         worker: takes job 2 over from one that died\n\
+         supervisor: job 0 was begun once, and gives 500500\n\
+         supervisor: job 1 was begun once, and gives 2001000\n\
+         supervisor: job 2 was begun twice, and gives 4501500\n\
+         supervisor: job 3 was begun once, and gives 8002000\n\
+         supervisor: job 4 was begun once, and gives 12502500\n\
+         supervisor: job 5 was begun once, and gives 18003000\n\
+         supervisor: job 6 was begun once, and gives 24503500\n\
+         supervisor: job 7 was begun once, and gives 32004000\n\
+         supervisor: 8 of 8 jobs are done\n"
+    );
+}

@@ -17,7 +17,8 @@ mod names;
 
 use common::TestName;
 use hostile::image::{self, HEAP_START};
-use shmem_bind::{Builder, Extent, Header, OrphanPolicy, ShmemBox, Tlsf, UnlinkPolicy};
+use shmem_bind::allocator::Extent;
+use shmem_bind::{Builder, Header, OrphanPolicy, ShmemBox, Tlsf, UnlinkPolicy};
 use std::fs;
 use std::path::Path;
 

@@ -87,12 +87,18 @@ fn every_file_is_declared_and_holds_one_idea() {
     let mut declared: Vec<_> =
         declared(&root.join("lib.rs"), "").into_iter().map(|module| module.path).collect();
     declared.push(root.join("lib.rs"));
-    let mut directories = vec![root];
+    let (mut directories, root) = (vec![root.clone()], fs::read_to_string(root.join("lib.rs")).unwrap());
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 directories.push(path);
+                continue;
+            }
+            if path.extension().is_some_and(|extension| extension == "md") {
+                // A text, which is included by the module of its name.
+                let module = format!("pub mod {} {{}}", path.file_stem().unwrap().to_str().unwrap());
+                assert!(root.contains(&module), "{} is in no module", path.display());
                 continue;
             }
             assert!(declared.contains(&path), "{} is in no module", path.display());

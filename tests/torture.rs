@@ -6,7 +6,8 @@
 //! auditor settles accounts: what is in use is what the living say that they hold, what has a name and what was leaked;
 //! and when these are taken back, the arena is as empty as a new one. Objects show whether they live and whose they are, no
 //! destructor runs twice, no handle is claimed twice, and nobody hangs: most of those that seem to are spared until that is
-//! known. Two numbers under a lock are equal whenever somebody has locked them, and found orphaned only after a death.
+//! known. Two numbers under a lock are equal whenever somebody has locked them, also after a wait at a condvar, and found
+//! orphaned only after a death; what is initialised once is whole, and the same for all.
 //!
 //! `SHMEM_BIND_SECONDS` is how long the long run takes, and `SHMEM_BIND_SEED` makes processes do the same once more,
 //! though not at the same moments:

@@ -24,9 +24,15 @@ pub use bump::Bump;
 pub use slab::Slab;
 pub use tlsf::Tlsf;
 
-use crate::allocator_id::AllocatorId;
-use crate::error::HeapError;
-use crate::heap::{Block, Heap, Request, Usage, Visit};
+pub use crate::error::HeapError;
+pub use crate::heap::{Block, Demand, Heap, HeapGuard, PlainHeap, Request, Visit, Word, Words};
+pub use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
+
+// Those who merely use an arena meet these too.
+#[doc(no_inline)]
+pub use crate::allocator_id::AllocatorId;
+#[doc(no_inline)]
+pub use crate::heap::Usage;
 
 /// Cuts a heap into blocks, and joins them again.
 ///
@@ -37,7 +43,7 @@ use crate::heap::{Block, Heap, Request, Usage, Visit};
 /// Boxes make references to what an allocator hands out. So, as long as the words of the heap are changed by its
 /// functions alone, and by arenas as described below, an implementation promises:
 /// 1. **Blocks.** A block begins with the three words of a header, at an offset that is 8 more than a multiple of
-///    16; its [extent](crate::Extent) says how long it is, a multiple of 16 and at least 32 bytes, and how much
+///    16; its [extent](Extent) says how long it is, a multiple of 16 and at least 32 bytes, and how much
 ///    the object leaves over. Blocks do not overlap, and lie between the allocator's own words and the heap's end.
 /// 2. **Allocate.** The object, [`Request::len`] bytes from 24 after the block's offset, is within the block, and
 ///    aligned to [`Request::align`]. The block was free, and is handed out once: the last thing that happens to
@@ -46,7 +52,7 @@ use crate::heap::{Block, Heap, Request, Usage, Visit};
 /// 3. **In use.** The allocator does not change the state and the tag of a block in use, nor its object, nor
 ///    what the extent says of it, until `free` or `retain` gives it back. An arena changes the state of its blocks, but
 ///    never to or from free.
-/// 4. **Free.** First the state becomes [`FREE`](crate::BlockState::FREE), by [`Heap::commit_state`]; killed
+/// 4. **Free.** First the state becomes [`FREE`](BlockState::FREE), by [`Heap::commit_state`]; killed
 ///    before that, the block is in use still, and after it, it is free. What is in the memory of the block's object is
 ///    the allocator's from then on.
 /// 5. **Death.** Wherever a process is killed, the functions called by others find a heap that they can put
@@ -55,6 +61,44 @@ use crate::heap::{Block, Heap, Request, Usage, Visit};
 ///
 /// # Examples
 /// `examples/custom-allocator.rs` is an implementation to begin from.
+///
+/// ```
+/// use shmem_bind::allocator::{BlockState, PlainHeap};
+/// use shmem_bind::{RegionAllocator, Tlsf};
+/// use std::ops::ControlFlow;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// Tlsf::format(&heap)?;
+/// // An object of 100 bytes, aligned to 8, for attachment number 0.
+/// let block = Tlsf::allocate(&heap, &plain.request(100, 8, 0))?;
+/// assert_eq!(Tlsf::usage(&heap)?.used, 128);
+///
+/// let mut blocks = Vec::new();
+/// Tlsf::walk(&heap, &mut |block| {
+///     blocks.push((block.state.is_free(), block.extent.len()));
+///     ControlFlow::Continue(())
+/// })?;
+/// assert_eq!(blocks[0], (false, 128));
+///
+/// // Attachment 0 has died: what it had is not kept.
+/// plain.kill(0);
+/// let heap = plain.heap(&memory, &[], 1);
+/// let freed = Tlsf::retain(&heap, &mut |block| Some(block.state) != BlockState::owned_by(0))?;
+/// assert_eq!(freed, 128);
+/// assert!(Tlsf::free(&heap, block).is_err(), "once");
+///
+/// // What an arena does besides.
+/// Tlsf::hold_still(&heap, &mut || assert!(heap.block(block).is_ok()))?;
+/// Tlsf::grow(&heap, 4096)?;
+/// Tlsf::begin_alone(&heap)?;
+/// assert!(heap.private().len() >= Tlsf::PRIVATE_WORDS);
+/// Tlsf::settle(&heap);
+/// Tlsf::check(&heap)?;
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 pub unsafe trait RegionAllocator: Sized + 'static {
     /// Says in the segment's header who has formatted it.
     const ID: AllocatorId;
@@ -83,7 +127,7 @@ pub unsafe trait RegionAllocator: Sized + 'static {
     ///
     /// # Errors
     /// - [`HeapError::Busy`]: the lock is taken. Nothing has changed; the caller leaves the block to the next holder
-    ///   of the lock, who finds it by [`HeapGuard::take_condemned`](crate::HeapGuard::take_condemned).
+    ///   of the lock, who finds it by [`HeapGuard::take_condemned`].
     /// - [`HeapError::Damaged`]: it is no block in use, or the heap is not as it must be.
     fn free(heap: &Heap<'_>, offset: u64) -> Result<(), HeapError>;
 
@@ -138,6 +182,10 @@ pub unsafe trait RegionAllocator: Sized + 'static {
     /// [`HeapError::Busy`], [`HeapError::NotRecoverable`], [`HeapError::Damaged`]; [`HeapError::TooSmall`] if `len` is
     /// beyond the capacity.
     fn grow(heap: &Heap<'_>, len: u64) -> Result<(), HeapError>;
+
+    /// Length of a heap in which all of these objects can be live at once, in whatever order one process allocates them;
+    /// `None` if no heap is so large. It is of a heap that has as much [capacity](Heap::capacity) and no more.
+    fn required_len(demand: &Demand<'_>) -> Option<u64>;
 
     /// Called before anything else by an attachment that is alone on the segment: nobody else uses the heap.
     ///

@@ -144,6 +144,17 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// [`AllocError`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let mut zeros = arena.alloc_slice(1000, 0_u8)?;
+    /// zeros[999] = 1;
+    /// assert_eq!(zeros.iter().map(|byte| u32::from(*byte)).sum::<u32>(), 1);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn alloc_slice<T: Shareable + Clone>(
         &self,
         len: usize,
@@ -156,6 +167,16 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// [`AllocError`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let squares = arena.alloc_slice_with(4, |index| index as u64 * index as u64)?;
+    /// assert_eq!(*squares, [0, 1, 4, 9]);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn alloc_slice_with<T: Shareable>(
         &self,
         len: usize,
@@ -190,6 +211,21 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// [`AllocError`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let mut slots = arena.alloc_uninit_slice::<u32>(3)?;
+    /// for (index, slot) in slots.iter_mut().enumerate() {
+    ///     slot.write(index as u32);
+    /// }
+    /// // SAFETY: all three have been written.
+    /// let numbers = unsafe { slots.assume_init() };
+    /// assert_eq!(*numbers, [0, 1, 2]);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn alloc_uninit_slice<T: Shareable>(
         &self,
         len: usize,
@@ -214,6 +250,16 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// [`AllocError`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let message: ShmemBox<[u8]> = arena.alloc_slice_copy(b"hello")?;
+    /// assert_eq!(&*message, b"hello");
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn alloc_slice_copy<T: Shareable + Copy>(&self, slice: &[T]) -> Result<ShmemBox<[T]>, AllocError> {
         let mut slots = self.alloc_uninit_slice::<T>(slice.len())?;
         slots.iter_mut().zip(slice).for_each(|(slot, value)| {
@@ -227,6 +273,17 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// [`AllocError`].
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let greeting: ShmemBox<str> = arena.alloc_str("good morning")?;
+    /// assert_eq!(greeting.len(), 12);
+    /// assert_eq!(greeting.to_string(), "good morning");
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn alloc_str(&self, string: &str) -> Result<ShmemBox<str>, AllocError> {
         let tag = ObjectTag::new(<str as typed::Layout>::TAG).bits();
         let place = self.allocate(string.len() as u64, 1, tag)?;
@@ -243,6 +300,19 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// [`HandleError`] says what is wrong with the handle; the object, if there is one, stays as it was.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, HandleError, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let handle = ShmemBox::leak(arena.alloc(7_u32)?);
+    /// assert_eq!(*arena.claim(handle)?, 7); // and the box is dropped
+    ///
+    /// // Each handle is good for one claim, by whomever.
+    /// assert!(matches!(arena.claim(handle), Err(HandleError::Gone { .. })));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn claim<T: Object + ?Sized>(&self, handle: Handle<T>) -> Result<ShmemBox<T>, HandleError> {
         let (attached, heap) = self.parts()?;
         if handle.is_nothing() {

@@ -10,7 +10,22 @@ use crate::typed::{self, Object};
 use core::sync::atomic::{Ordering, fence};
 
 /// An object that was [leaked](crate::ShmemBox::leak), and has not been claimed.
-#[derive(Clone, Copy, Debug)]
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemBox, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let handle = ShmemBox::leak(arena.alloc(7_u32)?);
+/// for object in arena.leaked() {
+///     // What it is cannot be guessed, but asked.
+///     let mismatch = object.handle::<u64>().unwrap_err();
+///     assert_eq!((mismatch.found.size(), object.type_tag().size()), (4, 4));
+///     assert_eq!((object.handle::<u32>(), object.serial()), (Ok(handle), 1));
+/// }
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeakedObject {
     block: u64,
     serial: u64,
@@ -43,6 +58,21 @@ impl LeakedObject {
 }
 
 /// The objects of an arena that were leaked and not claimed, in the order in which they lie.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemBox, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// ShmemBox::leak(arena.alloc(7_u32)?);
+/// ShmemBox::leak(arena.alloc_str("seven")?);
+/// // A tool that knows that no handle is on its way claims and drops them.
+/// for handle in arena.leaked().filter_map(|object| object.handle::<u32>().ok()) {
+///     drop(arena.claim(handle)?);
+/// }
+/// assert_eq!(arena.leaked().count(), 1);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Debug)]
 pub struct Leaked<'a, A> {
     arena: &'a Arena<A>,

@@ -10,13 +10,17 @@
 //! holder is dead; the next one formats again, from the beginning.
 
 mod alloc;
+mod capacity;
 mod leaked;
 mod names;
 mod recovery;
 
+pub use capacity::Need;
 pub use leaked::{Leaked, LeakedObject};
 pub use names::{NameEntry, Names};
 pub use recovery::Reclaimed;
+#[cfg(feature = "alloc")]
+pub(crate) use recovery::{give_back, so_far};
 
 use crate::allocator::{RegionAllocator, Tlsf, functions};
 use crate::attachment::Attached;
@@ -81,6 +85,19 @@ impl ShmemConf {
     ///   [`Damaged`](ArenaError::Damaged), [`Os`](ArenaError::Os).
     ///
     /// The handle is dropped then, which unlinks the segment if it owns it.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Arena, ArenaError, Builder, Bump, Tlsf};
+    ///
+    /// # let name = &format!("shmem-bind-doc-{}-as-arena", std::process::id());
+    /// let arena: Arena<Tlsf> = Builder::new(name).with_size(64 * 1024).open()?.arena()?;
+    ///
+    /// // All processes use the same allocator.
+    /// let error = Builder::new(name).attach()?.arena::<Bump>().unwrap_err();
+    /// assert!(matches!(error, ArenaError::Allocator { .. }));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn arena<A: RegionAllocator>(self) -> Result<Arena<A>, ArenaError> {
         let attached = self.0.get().ok_or(ArenaError::Forked)?;
         if attached.is_read_only() {
@@ -106,6 +123,16 @@ fn is_formed<A: RegionAllocator>(attached: &Attached) -> Result<bool, ArenaError
 
 impl<A: RegionAllocator> Arena<A> {
     /// The handle of the segment: its name, size, owner and so on.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// assert_eq!(arena.conf().payload_size(), 64 * 1024);
+    /// assert_eq!(arena.conf().owner_pid(), Some(std::process::id()));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub const fn conf(&self) -> &ShmemConf {
         &self.conf
@@ -200,6 +227,24 @@ impl<A: RegionAllocator> Arena<A> {
     /// Gives the arena up, and leaves the segment its name, also if this attachment owns it: for a daemon that restarts
     /// and wants to find everything as it was. Clones, boxes and references go on; dropped later, they do not unlink it
     /// either.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Origin, ShmemBox, Tlsf};
+    ///
+    /// # let name = &format!("shmem-bind-doc-{}-leak-arena", std::process::id());
+    /// let arena = Builder::new(name).with_size(64 * 1024).open()?.arena::<Tlsf>()?;
+    /// arena.publish("limit", &ShmemBox::into_arc(arena.alloc(100_u64)?))?;
+    /// arena.leak();
+    ///
+    /// // After a restart:
+    /// let segment = Builder::new(name).with_size(64 * 1024).open()?;
+    /// assert_eq!(segment.origin(), Origin::Attached);
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// assert_eq!(*arena.find::<u64>("limit")?, 100);
+    /// # shmem_bind::unlink(name)?;
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn leak(self) {
         if let Some(attached) = self.conf.0.get() {
             attached.keep_name();
@@ -211,6 +256,19 @@ impl<A: RegionAllocator> Arena<A> {
     /// # Errors
     /// [`ArenaError::Forked`], [`Busy`](ArenaError::Busy), [`NotRecoverable`](ArenaError::NotRecoverable),
     /// [`Damaged`](ArenaError::Damaged).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let before = arena.usage()?;
+    /// let number = arena.alloc(7_u64)?;
+    /// let after = arena.usage()?;
+    /// assert_eq!((after.blocks, after.used - before.used), (before.blocks + 1, 32));
+    /// assert!(after.largest_free < before.largest_free);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn usage(&self) -> Result<Usage, ArenaError> {
         let (attached, heap) = self.parts()?;
         let mut usage = A::usage(&heap);
@@ -223,6 +281,15 @@ impl<A: RegionAllocator> Arena<A> {
     }
 
     /// Size of the payload that is in use now, in bytes: what it was created with, or has [grown](Self::grow) to.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// assert_eq!(arena.size(), 64 * 1024);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn size(&self) -> usize {
         let Ok((attached, heap)) = self.parts() else { return 0 };
@@ -266,6 +333,16 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// [`ArenaError::Damaged`] says where it does not hold; and as [`usage`](Self::usage).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let _number = arena.alloc(7_u64)?;
+    /// arena.check()?; // in a test, after all that was done
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn check(&self) -> Result<(), ArenaError> {
         let (attached, heap) = self.parts()?;
         self.result(attached, check::<A>(attached, &heap))
@@ -301,7 +378,10 @@ fn exports(attached: &Attached) -> Exports<'_> {
 }
 
 /// Checks that nothing is exported but blocks in use.
-fn check_exports<A: RegionAllocator>(heap: &Heap<'_>, exports: Exports<'_>) -> Result<(), HeapError> {
+pub(crate) fn check_exports<A: RegionAllocator>(
+    heap: &Heap<'_>,
+    exports: Exports<'_>,
+) -> Result<(), HeapError> {
     let mut result = Ok(());
     // The first bit at or after the block that comes next; blocks come in the order of their offsets.
     let mut bit = exports.next(0, heap.len());

@@ -35,6 +35,21 @@ impl<A: RegionAllocator> Arena<A> {
     /// - [`DirectoryError::Empty`], [`TooLong`](DirectoryError::TooLong), [`Foreign`](DirectoryError::Foreign),
     ///   [`Forked`](DirectoryError::Forked), [`Busy`](DirectoryError::Busy),
     ///   [`NotRecoverable`](DirectoryError::NotRecoverable), [`Damaged`](DirectoryError::Damaged).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, DirectoryError, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let limit = ShmemBox::into_arc(arena.alloc(100_u64)?);
+    /// arena.publish("limit", &limit)?;
+    /// drop(limit); // the name keeps it
+    ///
+    /// let other = ShmemBox::into_arc(arena.alloc(200_u64)?);
+    /// assert_eq!(arena.publish("limit", &other), Err(DirectoryError::Taken));
+    /// assert_eq!(*arena.find::<u64>("limit")?, 100);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn publish<T: Object + ?Sized>(
         &self,
         name: &str,
@@ -48,6 +63,17 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, DirectoryError, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// arena.publish_pinned("motd", &ShmemBox::into_arc(arena.alloc_str("good morning")?))?;
+    /// assert_eq!(arena.unpublish::<str>("motd").unwrap_err(), DirectoryError::Pinned);
+    /// assert_eq!(arena.conf().find_pinned::<str>("motd")?.len(), 12);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn publish_pinned<T: Object + ?Sized>(
         &self,
         name: &str,
@@ -90,6 +116,19 @@ impl<A: RegionAllocator> Arena<A> {
     /// - [`DirectoryError::Empty`], [`TooLong`](DirectoryError::TooLong), [`Forked`](DirectoryError::Forked),
     ///   [`Busy`](DirectoryError::Busy), [`NotRecoverable`](DirectoryError::NotRecoverable),
     ///   [`Damaged`](DirectoryError::Damaged).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, DirectoryError, ShmemArc, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// arena.publish("limit", &ShmemBox::into_arc(arena.alloc(100_u64)?))?;
+    /// let limit: ShmemArc<u64> = arena.unpublish("limit")?;
+    /// assert_eq!(arena.find::<u64>("limit").unwrap_err(), DirectoryError::NotFound);
+    /// // Nobody else has it, nor will: it can be had for oneself again.
+    /// assert_eq!(*ShmemArc::into_box(limit).unwrap(), 100);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn unpublish<T: Object + Sync + ?Sized>(&self, name: &str) -> Result<ShmemArc<T>, DirectoryError> {
         let key = self.key(name)?;
         // The object is held until the lock is given back, so that no destructor runs under it.
@@ -98,6 +137,42 @@ impl<A: RegionAllocator> Arena<A> {
             Ok((self.hold(place, &found)?, entered.unpublish(&found)))
         })?;
         result.map(|()| object)
+    }
+
+    /// Takes a name away without knowing of which type its object is: for tools that clean up.
+    ///
+    /// The object stays as long as somebody holds it. Only who knows the type can destroy it: if nobody else holds it, its
+    /// memory is given back without its destructor, as if its last user had been killed.
+    ///
+    /// # Errors
+    /// As [`unpublish`](Self::unpublish), without `Mismatch`.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, DirectoryError, ShmemBox, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// arena.publish("session 7", &ShmemBox::into_arc(arena.alloc(100_u64)?))?;
+    /// arena.publish("session 8", &ShmemBox::into_arc(arena.alloc_str("eight")?))?;
+    /// let names: Result<Vec<_>, DirectoryError> = arena.names().collect();
+    /// for entry in names?.iter().filter(|entry| entry.name().starts_with("session ") && entry.holders() == 0) {
+    ///     arena.unpublish_any(entry.name())?;
+    /// }
+    /// assert_eq!(arena.names().count(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn unpublish_any(&self, name: &str) -> Result<(), DirectoryError> {
+        let key = self.key(name)?;
+        // As in `unpublish`. The last one frees the object, whatever it was.
+        let (object, result) = self.enter(|place, entered| {
+            let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
+            Ok((self.hold_any(place, &found)?, entered.unpublish(&found)))
+        })?;
+        drop(object);
+        result
     }
 
     /// Finds the object that was [published](Self::publish) under a name.
@@ -215,6 +290,23 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// As [`find`](Self::find); `NotFound` if it has not been published in time.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// # use std::time::Duration;
+    /// let server = arena.clone();
+    /// let thread = std::thread::spawn(move || {
+    ///     let limit = ShmemBox::into_arc(server.alloc(100_u64).unwrap());
+    ///     server.publish("limit", &limit).unwrap();
+    /// });
+    /// let limit = arena.wait_for::<u64>("limit", Duration::from_secs(60))?;
+    /// assert_eq!(*limit, 100);
+    /// # thread.join().unwrap();
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn wait_for<T: Object + Sync + ?Sized>(
         &self,
         name: &str,
@@ -294,9 +386,40 @@ impl<A: RegionAllocator> Arena<A> {
         // SAFETY: as above, by this attachment, and `hold` has said whether it is the first.
         Ok(unsafe { ShmemArc::from_held(value, &self.conf.0, is_first) })
     }
+
+    /// A reference to the object of a name, whatever it is, as one to a value without bytes. The caller holds the
+    /// directory's lock.
+    fn hold_any(
+        &self,
+        (attached, heap): (&Attached, &Heap<'_>),
+        found: &Found,
+    ) -> Result<ShmemArc<()>, DirectoryError> {
+        let damaged = HeapError::Damaged { at: found.object };
+        let block = heap.block(found.object)?;
+        let len = block.extent.object_len().ok_or(damaged)?;
+        let start = attached.region.object(block.payload(), len, align_of::<()>())?;
+        let is_first = shared::hold(attached, heap, found.object)?.map_err(|_| damaged)?;
+        // SAFETY: held just now, by this attachment; `hold` has said whether it is the first. Anywhere is a `()`.
+        Ok(unsafe { ShmemArc::from_held(start.cast(), &self.conf.0, is_first) })
+    }
 }
 
 /// The names of an arena.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, DirectoryError, ShmemBox, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// for (name, number) in [("one", 1_u32), ("two", 2)] {
+///     arena.publish(name, &ShmemBox::into_arc(arena.alloc(number)?))?;
+/// }
+/// let entries: Result<Vec<_>, DirectoryError> = arena.names().collect();
+/// let mut names: Vec<String> = entries?.iter().map(|entry| entry.name().to_owned()).collect();
+/// names.sort();
+/// assert_eq!(names, ["one", "two"]);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Debug)]
 pub struct Names<'a, A> {
     arena: &'a Arena<A>,
@@ -307,6 +430,22 @@ pub struct Names<'a, A> {
 }
 
 /// A name and what is known of its object.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemBox, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let limit = ShmemBox::into_arc(arena.alloc(100_u64)?);
+/// arena.publish_pinned("limit", &limit)?;
+/// for entry in arena.names() {
+///     let entry = entry?;
+///     assert_eq!((entry.name(), entry.size(), entry.holders()), ("limit", 8, 1));
+///     assert!(entry.is_pinned() && entry.is::<u64>() && !entry.is::<i64>());
+///     assert_eq!(entry.type_tag().align(), 8);
+/// }
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct NameEntry {
     name: NameBuffer,

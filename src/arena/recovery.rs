@@ -11,13 +11,16 @@
 //! | shared, the dead among the holders | the same without it; free if nobody holds it and it has no name |
 //! | leaked by the dead | stays: its handle may be on its way |
 
-use super::{Arena, directory, exports};
+use super::{Arena, directory};
 use crate::allocator::RegionAllocator;
 use crate::attachment::Attached;
 use crate::error::{ArenaError, HeapError, Unusable};
+use crate::exports::Exports;
+use crate::header::SharedHeader;
 use crate::heap::{Block, Heap};
 use crate::membership::Slot;
 use crate::object::{Event, Kind};
+use crate::region::Region;
 use core::fmt;
 use core::sync::atomic::Ordering;
 
@@ -87,6 +90,18 @@ impl<A: RegionAllocator> Arena<A> {
     ///
     /// # Errors
     /// As [`usage`](Self::usage).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let reclaimed = arena.sweep()?;
+    /// if !reclaimed.is_empty() {
+    ///     println!("given back: {reclaimed}");
+    /// }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn sweep(&self) -> Result<Reclaimed, ArenaError> {
         let (attached, heap) = self.parts()?;
         let result = if attached.has_estate() || attached.member().has_estates() {
@@ -126,17 +141,31 @@ impl<A: RegionAllocator> Arena<A> {
 
     /// All that was given back of the dead since the arena was made, by any process. (If one died while it gave
     /// something back, that may be counted twice, or not at all.)
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// println!("{} processes have died here so far", arena.reclaimed().attachments);
+    /// # assert!(arena.reclaimed().is_empty());
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn reclaimed(&self) -> Reclaimed {
-        let Some(attached) = self.conf.0.get() else { return Reclaimed::default() };
-        let counters = &attached.region.header().arena;
-        Reclaimed {
-            objects: counters.objects.load(Ordering::Relaxed),
-            bytes: counters.bytes.load(Ordering::Relaxed),
-            references: counters.references.load(Ordering::Relaxed),
-            attachments: counters.attachments.load(Ordering::Relaxed),
-            locks: attached.region.header().heap.takeovers(),
-        }
+        self.conf.0.get().map_or_else(Reclaimed::default, |attached| so_far(attached.region.header()))
+    }
+}
+
+/// What was given back since the arena was made.
+pub(crate) fn so_far(header: &SharedHeader) -> Reclaimed {
+    let counters = &header.arena;
+    Reclaimed {
+        objects: counters.objects.load(Ordering::Relaxed),
+        bytes: counters.bytes.load(Ordering::Relaxed),
+        references: counters.references.load(Ordering::Relaxed),
+        attachments: counters.attachments.load(Ordering::Relaxed),
+        locks: header.heap.takeovers(),
     }
 }
 
@@ -163,7 +192,8 @@ fn reclaim<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<R
         }
         // What the last tenant of the own slot left is given back with what the others did.
         let inherited = if attached.has_estate() { attached.slot().map_or(0, Slot::bit) } else { 0 };
-        let found = attached.member().bury(inherited, |slots| give_back::<A>(attached, heap, slots))?;
+        let found =
+            attached.member().bury(inherited, |slots| give_back::<A>(&attached.region, heap, slots))?;
         attached.settle_estate();
         if let Some(found) = found {
             let dead = &attached.region.header().arena.attachments;
@@ -181,12 +211,12 @@ fn reclaim<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<R
 }
 
 /// Gives back what the former tenants of these slots held. The caller has the directory's lock.
-fn give_back<A: RegionAllocator>(
-    attached: &Attached,
+pub(crate) fn give_back<A: RegionAllocator>(
+    region: &Region,
     heap: &Heap<'_>,
     slots: u64,
 ) -> Result<Reclaimed, HeapError> {
-    let exports = exports(attached);
+    let exports = Exports::new(region.export_words());
     let (mut objects, mut references) = (0_u64, 0_u64);
     let bytes = A::retain(heap, &mut |block: &Block| {
         let is_dead = |slot: Slot| slots & slot.bit() != 0;
@@ -214,7 +244,7 @@ fn give_back<A: RegionAllocator>(
         }
         keep
     })?;
-    let counters = &attached.region.header().arena;
+    let counters = &region.header().arena;
     counters.objects.fetch_add(objects, Ordering::Relaxed);
     counters.bytes.fetch_add(bytes, Ordering::Relaxed);
     counters.references.fetch_add(references, Ordering::Relaxed);

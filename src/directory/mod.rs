@@ -34,7 +34,7 @@
 
 mod table;
 
-pub(crate) use table::{Found, Key, NameBuffer, Order};
+pub(crate) use table::{Found, Key, MAX_NAME, NameBuffer, Order, entry_len};
 
 use crate::allocator::RegionAllocator;
 use crate::error::{DirectoryError, HeapError};
@@ -49,7 +49,8 @@ use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 use core::time::Duration;
 use table::{
-    EMPTY, ENTRY_HASH, ENTRY_LEN, ENTRY_NAME, ENTRY_OBJECT, ENTRY_TAG, Place, REMOVED, TABLE_TAG, Table,
+    EMPTY, ENTRY_HASH, ENTRY_LEN, ENTRY_NAME, ENTRY_OBJECT, ENTRY_TAG, MOST_LOG, Place, REMOVED, TABLE_TAG,
+    Table,
 };
 
 /// Places of the first table, and of the smallest.
@@ -94,6 +95,23 @@ impl<'a, A: RegionAllocator> Directory<'a, A> {
         let acquired = self.heap.take(&self.words.lock)?;
         Ok(Entered { directory: self, is_sound: acquired == Acquired::Clean })
     }
+}
+
+/// Passes on the size of each table that there is in turn while so many names are published.
+pub(crate) fn tables_for(names: u64, mut pass: impl FnMut(u64)) {
+    let mut capacity = 0;
+    for log in SMALLEST_LOG..=MOST_LOG {
+        if names <= most_names(capacity) {
+            break;
+        }
+        pass(Table::object_len(log));
+        capacity = 1 << log;
+    }
+}
+
+/// How many names a table of so many places has before a larger one is made.
+const fn most_names(capacity: u64) -> u64 {
+    capacity.saturating_mul(3) / 4
 }
 
 /// Announces that somebody is going to wait for a name; gives the event to wait with, after which to look once more.
@@ -254,6 +272,16 @@ impl<A: RegionAllocator> Entered<'_, A> {
         Ok(())
     }
 
+    /// Passes each name on, in no particular order, with the offset of its object's block.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn each(
+        &self,
+        visit: &mut dyn FnMut(&NameBuffer, u64) -> Result<(), HeapError>,
+    ) -> Result<(), HeapError> {
+        let Some(table) = self.table()? else { return Ok(()) };
+        table.each(&self.read(), &mut |found| visit(&self.name(&found)?, found.object))
+    }
+
     /// Checks that names and objects fit together.
     pub(crate) fn check(&self) -> Result<(), HeapError> {
         let Directory { heap, words, .. } = &self.directory;
@@ -290,7 +318,7 @@ impl<A: RegionAllocator> Entered<'_, A> {
         let occupied = words.occupied.load(Ordering::Relaxed);
         if let Some(table) = old {
             // At most three quarters full.
-            if occupied.saturating_add(1).saturating_mul(4) <= table.capacity().saturating_mul(3) {
+            if occupied < most_names(table.capacity()) {
                 return Ok(table);
             }
         }

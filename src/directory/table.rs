@@ -19,12 +19,14 @@ use crate::header::SegmentId;
 use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, TAG_OFFSET};
 
 /// Longest name, in bytes.
-pub(super) const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 const NAME_WORDS: usize = MAX_NAME.div_ceil(8);
 
 const GRANULE_MASK: u64 = (1 << 40) - 1;
 const PINNED: u64 = 1 << 40;
 const HASH_SHIFT: u32 = 41;
+/// Binary logarithm of the number of places of the largest table.
+pub(super) const MOST_LOG: u32 = 40;
 /// A place where a name was.
 pub(super) const REMOVED: u64 = 1 << HASH_SHIFT;
 pub(super) const EMPTY: u64 = 0;
@@ -71,7 +73,7 @@ impl<'n> Key<'n> {
 
     /// Size of the entry of a name, in bytes.
     pub(crate) const fn entry_len(name: &str) -> u64 {
-        (name.len() as u64).saturating_add(ENTRY_NAME.saturating_sub(BLOCK_HEADER_LEN))
+        entry_len(name.len() as u64)
     }
 
     /// The name, eight bytes a word, filled up with zeros.
@@ -79,6 +81,11 @@ impl<'n> Key<'n> {
     pub(super) fn name_words(&self) -> impl Iterator<Item = u64> + 'n {
         words_of(self.name)
     }
+}
+
+/// Size of the entry of a name of `len` bytes, in bytes.
+pub(crate) const fn entry_len(len: u64) -> u64 {
+    len.saturating_add(ENTRY_NAME.saturating_sub(BLOCK_HEADER_LEN))
 }
 
 /// The bytes of a string, eight a word, filled up with zeros.
@@ -182,7 +189,7 @@ impl Table {
         let tag = read(offset.wrapping_add(TAG_OFFSET))?;
         let extent = Extent::from_bits(read(offset.wrapping_add(EXTENT_OFFSET))?);
         let log = read(offset.wrapping_add(BLOCK_HEADER_LEN))?;
-        let log = u32::try_from(log).ok().filter(|log| (1..=40).contains(log)).ok_or(damaged)?;
+        let log = u32::try_from(log).ok().filter(|log| (1..=MOST_LOG).contains(log)).ok_or(damaged)?;
         let fits = extent.object_len().is_some_and(|len| len >= Self::object_len(log));
         if state != BlockState::INTERNAL || tag != TABLE_TAG || !fits {
             return Err(damaged);

@@ -16,6 +16,17 @@ fn damaged(f: &mut fmt::Formatter<'_>, at: u64) -> fmt::Result {
 }
 
 /// Why an allocator could not do what was asked of it.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::{HeapError, PlainHeap};
+/// use shmem_bind::{RegionAllocator, Tlsf};
+///
+/// let plain = PlainHeap::new(64);
+/// let memory: [std::sync::atomic::AtomicU64; 8] = Default::default();
+/// let error = Tlsf::format(&plain.heap(&memory, &[], 0)).unwrap_err();
+/// assert!(matches!(error, HeapError::TooSmall { len: 64, .. }));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeapError {
@@ -56,6 +67,18 @@ impl fmt::Display for HeapError {
 impl Error for HeapError {}
 
 /// Why a segment could not be used as an arena, or an arena not do what concerns all of it.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{ArenaError, Builder, Tlsf};
+///
+/// let (segment, _fd) = Builder::memfd().create(100)?;
+/// match segment.arena::<Tlsf>() {
+///     Err(ArenaError::TooSmall { len, needed }) => assert!(len < needed),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ArenaError {
@@ -164,6 +187,22 @@ impl Error for ArenaError {
 }
 
 /// Why an object could not be allocated. Nothing has changed.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{AllocError, Builder, Tlsf};
+///
+/// let arena = Builder::memfd().max_size(1 << 20).create(4096)?.0.arena::<Tlsf>()?;
+/// let table = match arena.alloc_slice(10_000, 0_u32) {
+///     Err(AllocError::OutOfMemory { asked, .. }) => {
+///         arena.grow(arena.size() + 2 * asked as usize)?;
+///         arena.alloc_slice(10_000, 0_u32)?
+///     }
+///     result => result?,
+/// };
+/// assert_eq!(table.len(), 10_000);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AllocError {
@@ -242,6 +281,19 @@ impl Error for AllocError {}
 ///
 /// With `?` in a function that returns an [`AllocError`] or [`ShmemError`](crate::ShmemError) the value is
 /// dropped and the reason stays.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, Rejected, Tlsf};
+///
+/// let arena = Builder::memfd().create(4096)?.0.arena::<Tlsf>()?;
+/// let big = [7_u8; 5000];
+/// if let Err(Rejected { value, error }) = arena.alloc(big) {
+///     println!("kept in private memory: {error}");
+///     assert_eq!(value[4999], 7);
+/// }
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Rejected<T> {
     /// The value, as it was given.
@@ -271,6 +323,19 @@ impl<T> From<Rejected<T>> for AllocError {
 }
 
 /// Why a handle could not be claimed.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, Handle, HandleError, ShmemBox, Tlsf};
+///
+/// let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let handle = ShmemBox::leak(arena.alloc(7_u32)?);
+/// let as_another_type = Handle::<f32>::from_bits(handle.to_bits());
+/// assert!(matches!(arena.claim(as_another_type), Err(HandleError::Mismatch(_))));
+/// assert!(matches!(arena.claim(Handle::<u32>::NOTHING), Err(HandleError::Nothing)));
+/// assert_eq!(*arena.claim(handle)?, 7, "it has stayed where it was");
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandleError {
@@ -347,6 +412,20 @@ impl fmt::Display for HandleError {
 impl Error for HandleError {}
 
 /// Why a name could not be published or found.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, DirectoryError, Tlsf};
+///
+/// let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// match arena.find::<u64>("limit") {
+///     Ok(limit) => println!("the limit is {}", *limit),
+///     Err(DirectoryError::NotFound) => println!("the limit is not known yet"),
+///     Err(DirectoryError::Mismatch(mismatch)) => panic!("an older release is running: {mismatch}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DirectoryError {

@@ -4,6 +4,18 @@ use core::error::Error;
 use core::fmt;
 
 /// Why bytes could not be copied into or out of a [`CopyRegion`](crate::CopyRegion). Nothing has been copied then.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{CopyError, CopyRegion};
+///
+/// let (region, _fd) = CopyRegion::create(64)?;
+/// // What a peer says where it has put something is checked against the region, and not believed.
+/// let offset = u32::MAX;
+/// let error = region.read::<u64>(offset as usize).unwrap_err();
+/// assert!(matches!(error, CopyError::OutOfBounds { len: 8, region: 64, .. }));
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CopyError {

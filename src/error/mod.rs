@@ -5,22 +5,31 @@
 //! the later operations, so that one `Result<_, ShmemError>` serves a whole `main`.
 
 mod arena;
+mod boxed;
+mod capacity;
 mod copy;
+mod header;
+#[cfg(feature = "std")]
+mod io;
 mod lock;
+mod name;
 mod ring;
 mod unusable;
 
 pub use arena::{AllocError, ArenaError, DirectoryError, HandleError, HeapError, Rejected};
+pub use boxed::{BoxError, OwnError};
+pub use capacity::CapacityError;
 pub use copy::CopyError;
+pub use header::{FileKind, HeaderError};
 pub use lock::LockFailure;
+pub use name::{NameError, SizeError};
 pub use ring::{QueueError, Unsent};
 pub(crate) use unusable::Unusable;
 
-use crate::allocator_id::AllocatorId;
 use crate::membership::MAX_ATTACHMENTS;
 use core::error::Error;
 use core::fmt;
-use unusable::{FORKED, SEVERED};
+use unusable::SEVERED;
 
 pub use rustix::io::Errno;
 
@@ -51,6 +60,26 @@ fn system_call(f: &mut fmt::Formatter<'_>, call: &str, errno: Errno) -> fmt::Res
 }
 
 /// Why a segment could not be created, attached or unlinked.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ShmemError};
+///
+/// # let name = &format!("shmem-bind-doc-{}-error", std::process::id());
+/// match Builder::new(name).attach() {
+///     Ok(segment) => println!("{} bytes", segment.payload_size()),
+///     Err(ShmemError::NotFound) => println!("the server is not running"),
+///     // Says what happened, and what to do about it.
+///     Err(error) => return Err(error),
+/// }
+///
+/// // In functions that give `std::io::Result` all errors of this crate can be handed on by `?`.
+/// fn open(name: &str) -> std::io::Result<usize> {
+///     Ok(Builder::new(name).attach()?.payload_size())
+/// }
+/// assert_eq!(open(name).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+/// # Ok::<(), ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShmemError {
@@ -130,6 +159,8 @@ pub enum ShmemError {
     Handle(HandleError),
     /// A name could not be published or found.
     Directory(DirectoryError),
+    /// No segment can hold what is asked for.
+    Capacity(CapacityError),
     /// A lock could not be had.
     Lock(LockFailure),
     /// An element could not be sent or received.
@@ -138,188 +169,6 @@ pub enum ShmemError {
     Copy(CopyError),
     /// Not from opening: [`ShmemBox::try_own`](crate::ShmemBox::try_own) failed.
     Own(OwnError),
-}
-
-/// Why a string is not the name of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NameError {
-    /// It is empty, or nothing but a slash.
-    Empty,
-    /// It is `.` or `..`.
-    Dots,
-    /// It has a slash elsewhere than at its beginning.
-    Slash,
-    /// It has a NUL character.
-    Nul,
-    /// It is longer than 255 bytes.
-    TooLong {
-        /// Its length, in bytes.
-        len: usize,
-    },
-}
-
-/// Why a number is not the size of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SizeError {
-    /// It is zero.
-    Zero,
-    /// It is negative.
-    Negative {
-        /// The number.
-        asked: i128,
-    },
-    /// It is more than the size that the segment may grow to.
-    AboveMaximum {
-        /// Size asked for, in bytes.
-        asked: u64,
-        /// [`max_size`](crate::BuilderWithSize::max_size), in bytes.
-        max: u64,
-    },
-    /// It is beyond the address space of this process.
-    TooLarge {
-        /// The largest size possible, in bytes.
-        max: u64,
-    },
-}
-
-/// What was found where a regular file was expected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FileKind {
-    /// A directory.
-    Directory,
-    /// A symbolic link, which is not followed.
-    Symlink,
-    /// A FIFO (named pipe).
-    Fifo,
-    /// A socket or a device.
-    Other,
-}
-
-/// Which part of a segment's header is not as it must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HeaderError {
-    /// The file or buffer ends before the header or the payload does.
-    Truncated {
-        /// Its length, in bytes.
-        len: u64,
-        /// The length needed, in bytes.
-        needed: u64,
-    },
-    /// It does not begin with the magic number: it is something else.
-    Magic {
-        /// The first eight bytes.
-        found: u64,
-    },
-    /// It was made by a process of the other byte order.
-    Endianness,
-    /// It has another version of the format.
-    Version {
-        /// Its version.
-        found: u16,
-        /// The version that this crate reads and writes.
-        supported: u16,
-    },
-    /// It has this version, but other table sizes.
-    Layout {
-        /// The layout part of its format word.
-        found: u64,
-    },
-    /// Its lengths do not fit together.
-    Length {
-        /// Length of the whole segment, in bytes.
-        total: u64,
-        /// Length of the payload, in bytes.
-        payload: u64,
-    },
-    /// It has unknown or contradictory flags.
-    Flags {
-        /// The flags.
-        found: u64,
-    },
-    /// The length that the payload starts with is not shorter than the payload.
-    InitialLength {
-        /// That length, in bytes.
-        initial: u64,
-        /// Length of the payload, in bytes.
-        payload: u64,
-    },
-    /// No sequence of events leads to this membership word.
-    Membership {
-        /// The word.
-        found: u64,
-    },
-    /// The word that says what the payload is does not decode.
-    Payload {
-        /// The word.
-        found: u64,
-    },
-}
-
-/// Why a segment's payload could not be used as a value of some type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BoxError {
-    /// The type is larger than the payload.
-    TooLarge {
-        /// Size of the type, in bytes.
-        size: usize,
-        /// Size of the payload, in bytes.
-        payload: usize,
-    },
-    /// The type wants a coarser alignment than a payload has.
-    OverAligned {
-        /// Alignment of the type, in bytes.
-        align: usize,
-        /// Alignment of every payload, in bytes.
-        max: usize,
-    },
-    /// The payload is in use as a value of another size or alignment.
-    Mismatch {
-        /// Size of that value, in bytes.
-        size: u64,
-        /// Alignment of that value, in bytes.
-        align: u64,
-        /// Size of the type asked for, in bytes.
-        asked_size: usize,
-        /// Alignment of the type asked for, in bytes.
-        asked_align: usize,
-    },
-    /// The segment is an arena, made by [`ShmemConf::arena`](crate::ShmemConf::arena).
-    Arena {
-        /// The allocator that manages it.
-        allocator: AllocatorId,
-    },
-    /// The header's word on what the payload is has been damaged.
-    Damaged {
-        /// The word.
-        found: u64,
-    },
-    /// The segment is attached read-only; see [`ShmemConf::read_ref`](crate::ShmemConf::read_ref).
-    ReadOnly,
-    /// The handle comes from before a `fork` and belongs to the parent process.
-    Forked,
-    /// Memory of the segment has gone away; see [`sigbus_fixup`](crate::sigbus_fixup).
-    Severed,
-}
-
-/// Why a handle could not become the owner of its segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OwnError {
-    /// The segment is attached read-only.
-    ReadOnly,
-    /// The segment has no name any more, so there is nothing to own: its last user destroys it.
-    Retired,
-    /// The handle comes from before a `fork` and belongs to the parent process.
-    Forked,
-    /// Memory of the segment has gone away; see [`sigbus_fixup`](crate::sigbus_fixup).
-    Severed,
-    /// The segment's header has been damaged.
-    Damaged,
 }
 
 impl fmt::Display for ShmemError {
@@ -388,6 +237,7 @@ impl fmt::Display for ShmemError {
             Self::Alloc(error) => error.fmt(f),
             Self::Handle(error) => error.fmt(f),
             Self::Directory(error) => error.fmt(f),
+            Self::Capacity(error) => error.fmt(f),
             Self::Lock(error) => error.fmt(f),
             Self::Queue(error) => error.fmt(f),
             Self::Copy(error) => error.fmt(f),
@@ -406,157 +256,6 @@ impl Error for ShmemError {
         }
     }
 }
-
-impl fmt::Display for NameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Empty => f.write_str("a segment's name must not be empty"),
-            Self::Dots => f.write_str("a segment cannot be called \".\" or \"..\"; choose another name"),
-            Self::Slash => f.write_str("a segment's name may have a slash only at its beginning; remove it"),
-            Self::Nul => f.write_str("a segment's name must not have a NUL character; remove it"),
-            Self::TooLong { len } => {
-                write!(f, "a segment's name may have at most 255 bytes and this one has {len}; shorten it")
-            }
-        }
-    }
-}
-
-impl fmt::Display for SizeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Zero => f.write_str("a segment of no bytes cannot be mapped; ask for at least one"),
-            Self::Negative { asked } => {
-                write!(f, "a segment cannot have {asked} bytes; ask for at least one")
-            }
-            Self::AboveMaximum { asked, max } => {
-                write!(f, "the size of {asked} bytes is above max_size, {max}; ask for less, or raise it")
-            }
-            Self::TooLarge { max } => {
-                write!(f, "the size is beyond the address space; ask for at most {max} bytes")
-            }
-        }
-    }
-}
-
-impl fmt::Display for FileKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Directory => "a directory",
-            Self::Symlink => "a symbolic link",
-            Self::Fifo => "a FIFO",
-            Self::Other => "a socket or device",
-        })
-    }
-}
-
-impl fmt::Display for HeaderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Truncated { len, needed } => write!(
-                f,
-                "the segment is cut short: it has {len} bytes and needs {needed}; remove the file and create the \
-                 segment again"
-            ),
-            Self::Magic { found } => write!(
-                f,
-                "this is not a segment of shmem-bind (it begins with {found:#018x}); choose another name, or \
-                 remove the file if it is a leftover"
-            ),
-            Self::Endianness => {
-                f.write_str("the segment was made by a process of the other byte order; it cannot be shared")
-            }
-            Self::Version { found, supported } => write!(
-                f,
-                "the segment has format version {found} and this program uses version {supported}; build both \
-                 sides with the same version of shmem-bind"
-            ),
-            Self::Layout { found } => write!(
-                f,
-                "the segment's tables are laid out differently ({found:#x}); build both sides with the same \
-                 version of shmem-bind"
-            ),
-            Self::Length { total, payload } => write!(
-                f,
-                "the header is damaged: a payload of {payload} bytes does not make a segment of {total}; remove \
-                 the file and create the segment again"
-            ),
-            Self::Flags { found } => {
-                write!(
-                    f,
-                    "the header is damaged: flags {found:#x}; remove the file and create the segment again"
-                )
-            }
-            Self::InitialLength { initial, payload } => write!(
-                f,
-                "the header is damaged: a payload that starts with {initial} bytes does not grow to {payload}; \
-                 remove the file and create the segment again"
-            ),
-            Self::Membership { found } => write!(
-                f,
-                "the header is damaged: membership word {found:#018x}; remove the file and create the segment \
-                 again"
-            ),
-            Self::Payload { found } => write!(
-                f,
-                "the header is damaged: payload word {found:#018x}; remove the file and create the segment again"
-            ),
-        }
-    }
-}
-
-impl fmt::Display for BoxError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::TooLarge { size, payload } => write!(
-                f,
-                "a value of {size} bytes does not fit in a payload of {payload}; create the segment with a size \
-                 of {size}"
-            ),
-            Self::OverAligned { align, max } => write!(
-                f,
-                "a payload is aligned to {max} bytes and the type wants {align}; use a type with a smaller \
-                 alignment"
-            ),
-            Self::Mismatch { size, align, asked_size, asked_align } => write!(
-                f,
-                "the segment holds a value of {size} bytes aligned to {align}, not one of {asked_size} bytes \
-                 aligned to {asked_align}; use the same type in all processes"
-            ),
-            Self::Damaged { found } => write!(
-                f,
-                "the header is damaged: payload word {found:#018x}; remove the file and create the segment again"
-            ),
-            Self::Arena { allocator } => write!(
-                f,
-                "the segment is an arena managed by {allocator}, not a single value; use arena, or choose another \
-                 name"
-            ),
-            Self::ReadOnly => {
-                f.write_str("the segment is attached read-only; use read_ref, or attach to write")
-            }
-            Self::Forked => f.write_str(FORKED),
-            Self::Severed => f.write_str(SEVERED),
-        }
-    }
-}
-
-impl fmt::Display for OwnError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ReadOnly => "the segment is attached read-only; attach to write in order to own it",
-            Self::Retired => "the segment's name is gone already; create a new one to own it",
-            Self::Forked => FORKED,
-            Self::Severed => SEVERED,
-            Self::Damaged => "the segment's header is damaged; remove the file and create the segment again",
-        })
-    }
-}
-
-impl Error for NameError {}
-impl Error for SizeError {}
-impl Error for HeaderError {}
-impl Error for BoxError {}
-impl Error for OwnError {}
 
 /// Conversions of the errors of one operation into [`ShmemError`].
 macro_rules! from {
@@ -579,6 +278,7 @@ from! {
     Alloc(AllocError);
     Handle(HandleError);
     Directory(DirectoryError);
+    Capacity(CapacityError);
     Lock(LockFailure);
     Queue(QueueError);
     Copy(CopyError);
@@ -596,22 +296,27 @@ impl<T> From<Unsent<T>> for ShmemError {
     }
 }
 
-#[cfg(feature = "std")]
-impl From<ShmemError> for std::io::Error {
-    fn from(error: ShmemError) -> Self {
-        use std::io::ErrorKind;
-        let kind = match error {
-            ShmemError::Os { errno, .. } => std::io::Error::from(errno).kind(),
-            ShmemError::Name(_) | ShmemError::Size(_) => ErrorKind::InvalidInput,
-            ShmemError::NotFound => ErrorKind::NotFound,
-            ShmemError::AlreadyExists => ErrorKind::AlreadyExists,
-            ShmemError::ForeignUser { .. } | ShmemError::Permissive { .. } => ErrorKind::PermissionDenied,
-            ShmemError::Header(_) => ErrorKind::InvalidData,
-            ShmemError::Busy | ShmemError::Lock(LockFailure::Busy) => ErrorKind::TimedOut,
-            ShmemError::FileSystem => ErrorKind::Unsupported,
-            ShmemError::NoSpace { .. } => ErrorKind::StorageFull,
-            _ => ErrorKind::Other,
-        };
-        Self::new(kind, error)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use static_assertions::assert_impl_all;
+
+    // As `Box<dyn Error + Send + Sync>`, and the errors of other crates, want them.
+    assert_impl_all!(ShmemError: Error, Send, Sync, Copy);
+    assert_impl_all!(NameError: Error, Send, Sync, Copy);
+    assert_impl_all!(SizeError: Error, Send, Sync, Copy);
+    assert_impl_all!(HeaderError: Error, Send, Sync, Copy);
+    assert_impl_all!(BoxError: Error, Send, Sync, Copy);
+    assert_impl_all!(OwnError: Error, Send, Sync, Copy);
+    assert_impl_all!(ArenaError: Error, Send, Sync, Copy);
+    assert_impl_all!(AllocError: Error, Send, Sync, Copy);
+    assert_impl_all!(HandleError: Error, Send, Sync, Copy);
+    assert_impl_all!(HeapError: Error, Send, Sync, Copy);
+    assert_impl_all!(DirectoryError: Error, Send, Sync, Copy);
+    assert_impl_all!(LockFailure: Error, Send, Sync, Copy);
+    assert_impl_all!(CopyError: Error, Send, Sync, Copy);
+    assert_impl_all!(Rejected<u8>: Error, Send, Sync, Copy);
+    assert_impl_all!(CapacityError: Error, Send, Sync, Copy);
+    assert_impl_all!(QueueError: Error, Send, Sync, Copy);
+    assert_impl_all!(Unsent<u8>: Error, Send, Sync, Copy);
 }

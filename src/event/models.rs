@@ -185,7 +185,7 @@ impl World {
         let (world, life) = (self.clone(), Life::new(&self.kernel, number, fate));
         let plain = PlainView::new(&self.word, &life);
         let word = View { world: world.clone(), life: life.clone(), plain, has_woken: Cell::new(false) };
-        Process { event: RawEvent { word }, world, life }
+        Process { event: RawEvent::over(word), world, life }
     }
 
     fn start(
@@ -330,8 +330,8 @@ fn dead_sleeper(depth: Depth, mistake: Mistake) -> u64 {
 }
 
 /// One of two does not wait for long.
-fn impatient(mistake: Mistake) -> u64 {
-    check(THREE, move || {
+fn impatient(depth: Depth, mistake: Mistake) -> u64 {
+    check(depth, move || {
         let world = World::new(mistake);
         let other = world.takers(1, 1);
         let has_taken = Rc::new(Cell::new(false));
@@ -366,13 +366,13 @@ fn one_takes_twice() {
 
 #[test]
 fn two_take_one_each() {
-    shares(THREE, 1, Mistake::None);
+    shares(THREE_SHALLOW, 1, Mistake::None);
 }
 
 #[test]
 fn a_notifier_dies() {
     dead_notifier(TWO, RawEvent::notify_one, Mistake::None);
-    dead_notifier(THREE, RawEvent::notify_all, Mistake::None);
+    dead_notifier(THREE_SHALLOW, RawEvent::notify_all, Mistake::None);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn a_sleeper_dies() {
 
 #[test]
 fn one_that_is_impatient() {
-    impatient(Mistake::None);
+    impatient(THREE_SHALLOW, Mistake::None);
 }
 
 #[test]
@@ -445,6 +445,7 @@ fn long_with_more_preemptions() {
     tell("dead notifier", dead_notifier(all, RawEvent::notify_one, Mistake::None));
     tell("told of three", told(THREE_DEEP, RawEvent::notify_all, Mistake::None));
     tell("shares of three", shares(THREE_DEEP, 1, Mistake::None));
+    tell("impatient", impatient(THREE, Mistake::None));
     tell("dead sleeper", dead_sleeper(THREE, Mistake::None));
     tell("dead notifier of three", dead_notifier(THREE_DEEP, RawEvent::notify_all, Mistake::None));
 }

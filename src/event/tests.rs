@@ -13,10 +13,6 @@ fn word(event: &RawEvent) -> u32 {
     event.word.load(Ordering::Relaxed)
 }
 
-fn with_word(word: u32) -> RawEvent {
-    RawEvent { word: AtomicU32::new(word) }
-}
-
 fn no_check() -> Result<(), ()> {
     Ok(())
 }
@@ -25,7 +21,7 @@ fn no_check() -> Result<(), ()> {
 fn each_listener_has_other_marks_and_none_has_zero() {
     for count in [0, 7, u32::MAX >> 8] {
         for marks in 0..=MARKS {
-            let event = with_word(count << 8 | marks);
+            let event = RawEvent::over(AtomicU32::new(count << 8 | marks));
             assert_eq!(event.listen(), Count(count << 8));
             let is = word(&event);
             assert_eq!(is & !MARKS, count << 8, "the count was changed");
@@ -50,7 +46,7 @@ fn whoever_finds_nobody_asleep_takes_the_marks_back() {
 
 #[test]
 fn the_count_goes_round_and_leaves_the_marks_alone() {
-    let event = with_word(!MARKS | 9);
+    let event = RawEvent::over(AtomicU32::new(!MARKS | 9));
     let since = event.listen();
     event.notify_one();
     assert_eq!(word(&event) & !MARKS, 0);
@@ -61,7 +57,7 @@ fn the_count_goes_round_and_leaves_the_marks_alone() {
 fn any_word_is_one_to_wait_at() {
     for count in [0, 1, u32::MAX >> 8] {
         for marks in [0, 1, 128, MARKS] {
-            let event = with_word(count << 8 | marks);
+            let event = RawEvent::over(AtomicU32::new(count << 8 | marks));
             let since = Count(count << 8);
             assert!(!event.sleep(since, Duration::from_millis(1)));
             event.notify_all();

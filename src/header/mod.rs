@@ -38,6 +38,17 @@ use core::mem::offset_of;
 use shared::SharedSlot;
 
 /// Length of the header, in bytes; the payload begins here, and is aligned to it.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, HEADER_LEN};
+///
+/// # let name = &format!("shmem-bind-doc-{}-header-len", std::process::id());
+/// let _segment = Builder::new(name).with_size(64).open()?;
+/// let file = std::fs::metadata(format!("/dev/shm/{name}")).unwrap();
+/// assert_eq!(file.len(), HEADER_LEN as u64 + 64);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 pub const HEADER_LEN: usize = 4096;
 
 /// Length of the part that [`Header::encode`] gives: all but the tables, which begin as zeros.
@@ -82,6 +93,26 @@ bitflags::bitflags! {
 /// A segment's header, read and checked.
 ///
 /// This is what an inspector sees: a copy of one moment. [`parse`](Self::parse) makes no system call.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, Header, HeaderError, OrphanPolicy, Payload, UnlinkPolicy};
+///
+/// # let name = &format!("shmem-bind-doc-{}-header", std::process::id());
+/// let _segment = Builder::new(name).with_size(64).open()?;
+/// // What a tool sees that attaches to nothing:
+/// let file = std::fs::read(format!("/dev/shm/{name}")).unwrap();
+/// let header = Header::parse(&file)?;
+/// header.check_len(file.len() as u64)?;
+/// assert_eq!((header.payload_len(), header.initial_len(), header.total_len()), (64, 64, 4160));
+/// assert_eq!((header.attachments(), header.is_live(), header.is_memfd()), (1, true, false));
+/// assert_eq!(header.unlink_policy(), UnlinkPolicy::OwnerDrop);
+/// assert_eq!(header.orphan_policy(), OrphanPolicy::Adopt);
+/// assert_eq!(header.payload(), Payload::Unset);
+/// assert_eq!(Header::parse(&header.encode())?, header);
+/// assert_eq!(header.check_len(100), Err(HeaderError::Truncated { len: 100, needed: 4160 }));
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     payload_len: u64,

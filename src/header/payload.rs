@@ -5,6 +5,20 @@ use crate::allocator_id::AllocatorId;
 use crate::error::HeaderError;
 
 /// A number that tells a segment from every other one, also from a later one of the same name.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::Builder;
+///
+/// let (segment, fd) = Builder::memfd().create(64)?;
+/// let same = Builder::memfd().attach(&fd)?;
+/// let (other, _fd) = Builder::memfd().create(64)?;
+/// assert_eq!(same.segment_id(), segment.segment_id());
+/// assert_ne!(other.segment_id(), segment.segment_id());
+/// // For a log, and to be sent.
+/// assert_eq!(segment.segment_id().to_string().len(), 2 * segment.segment_id().to_bytes().len());
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub(super) [u64; 2]);
 
@@ -50,6 +64,21 @@ impl core::fmt::Debug for SegmentId {
 /// | 0..=2 | kind | 0 nothing yet; 1 one value; 2 an arena; 3 an arena that is being formatted |
 /// | 3..=7 | alignment | of the value: its binary logarithm |
 /// | 8..=63 | size or allocator | of the value, in bytes; or the arena's |
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, Payload, Tlsf};
+///
+/// let (segment, fd) = Builder::memfd().create(64 * 1024)?;
+/// assert_eq!(segment.payload()?, Payload::Unset);
+/// let arena = segment.arena::<Tlsf>()?;
+/// match Builder::memfd().attach(&fd)?.payload()? {
+///     Payload::Arena { allocator, is_formed: true } => println!("an arena, managed by {allocator}"),
+///     other => panic!("{other:?}"),
+/// }
+/// # drop(arena);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Payload {

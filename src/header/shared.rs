@@ -102,6 +102,17 @@ const_assert_eq!(size_of::<ArenaWords>(), 64);
 const_assert_eq!(offset_of!(SharedHeader, slots), 512);
 
 /// What has happened to a segment, for the log of a daemon.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::Builder;
+///
+/// let (segment, _fd) = Builder::memfd().create(64)?;
+/// let statistics = segment.statistics();
+/// println!("{} have died, of whom {} owned it", statistics.swept, statistics.adopted);
+/// assert_eq!(statistics.unlink_failures, 0);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {

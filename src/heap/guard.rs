@@ -66,6 +66,31 @@ impl<'a> Heap<'a> {
 }
 
 /// The heap's lock, held. Dropping it gives the lock back.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::{BlockState, PlainHeap};
+/// use shmem_bind::{RegionAllocator, Tlsf};
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// Tlsf::format(&heap)?;
+/// let block = Tlsf::allocate(&heap, &plain.request(8, 8, 0))?;
+/// // A box was dropped while somebody had the lock.
+/// plain.condemn(&heap, block)?;
+///
+/// let guard = heap.lock(|_| Ok(()))?;
+/// assert!(guard.has_condemned());
+/// guard.take_condemned(|offset| {
+///     assert_eq!(offset, block);
+///     // Here an allocator joins it with its neighbours, as when it is freed.
+///     heap.commit_state(offset, BlockState::FREE)
+/// })?;
+/// assert!(!guard.has_condemned());
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct HeapGuard<'h, 'a> {
@@ -85,7 +110,7 @@ impl HeapGuard<'_, '_> {
     /// Takes the blocks that wait to be freed, and passes the offset of each to `free`.
     ///
     /// The allocator calls this at least whenever it runs short, and in its recovery, after which it frees
-    /// what [was popped](crate::BlockState::is_popped) by one that died.
+    /// what [was popped](crate::allocator::BlockState::is_popped) by one that died.
     ///
     /// # Errors
     /// [`HeapError::Damaged`], and what `free` says.
@@ -142,6 +167,23 @@ impl HeapGuard<'_, '_> {
     }
 
     /// Makes the heap `len` bytes long, at most its capacity; the last step of growing.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::PlainHeap;
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// let plain = PlainHeap::new(1024);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// let guard = heap.lock(|_| Ok(()))?;
+    /// heap.check_growth(4096)?;
+    /// guard.set_len(4096); // after what lies there has been prepared
+    /// assert_eq!(heap.len(), 4096);
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     pub fn set_len(&self, len: u64) {
         self.heap.step();
         self.heap.control.set_len(len);

@@ -15,10 +15,14 @@
 //! each as popped, and only then takes the stack away, so that its death loses none: its successor finds blocks that
 //! are still on the stack, and blocks that are marked.
 
+mod block;
+mod demand;
 mod guard;
 mod plain;
 mod word;
 
+pub use block::{Block, Request, Usage, Visit};
+pub use demand::Demand;
 pub use guard::HeapGuard;
 pub use plain::PlainHeap;
 pub use word::{Word, Words};
@@ -27,13 +31,11 @@ use crate::error::HeapError;
 use crate::lock::{Acquired, Holder, LockError, RawLock, Roll};
 use crate::membership::Slot;
 use crate::object::{
-    BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Event, Extent, GRANULE, MIN_BLOCK_LEN, Next, Refusal,
-    TAG_OFFSET,
+    BlockState, EXTENT_OFFSET, Event, Extent, GRANULE, MIN_BLOCK_LEN, Next, Refusal, TAG_OFFSET,
 };
 #[cfg(planted)]
 use crate::planted::{LATE, Mistake, is_planted};
 use core::fmt;
-use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use core::time::Duration;
 use static_assertions::const_assert_eq;
@@ -70,6 +72,11 @@ impl HeapControl {
         commit(&self.len, len);
     }
 
+    #[cfg(feature = "alloc")]
+    pub(crate) const fn lock(&self) -> &RawLock {
+        &self.lock
+    }
+
     /// How many locks were taken over from the dead since the segment was made.
     pub(crate) fn takeovers(&self) -> u64 {
         self.takeovers.load(Ordering::Relaxed)
@@ -101,6 +108,27 @@ pub(crate) fn commit(word: &AtomicU64, value: u64) {
 /// The memory that an allocator manages, and on whose behalf it works.
 ///
 /// All offsets are in bytes from the start of the heap, which is aligned to 4096 bytes.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// assert_eq!((heap.len(), heap.capacity(), heap.slot()), (4096, 4096, 0));
+/// heap.store(0, 7)?; // under a lock, or before anybody depends on it
+/// heap.commit(8, 1)?; // and this says that it is there
+/// assert_eq!((heap.load(0)?, heap.load(8)?), (7, 1));
+/// assert!(heap.load(4096).is_err() && heap.load(4).is_err());
+/// assert!(heap.check_growth(4096).is_ok() && heap.check_growth(4104).is_err());
+///
+/// let guard = heap.lock(|_| unreachable!("nobody has died"))?;
+/// assert!(heap.try_lock().is_none());
+/// drop(guard);
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 pub struct Heap<'a> {
     words: &'a [AtomicU64],
     control: &'a HeapControl,
@@ -186,6 +214,22 @@ impl<'a> Heap<'a> {
 
     /// Memory of this process alone, zero at first, [`PRIVATE_WORDS`](crate::RegionAllocator::PRIVATE_WORDS)
     /// long: for stocks that are lost without harm when the process dies.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::PlainHeap;
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// use std::sync::atomic::Ordering::Relaxed;
+    /// let stock: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+    /// let heap = plain.heap(&memory, &stock, 0);
+    /// heap.private()[3].store(7, Relaxed);
+    /// assert_eq!(heap.load(24)?, 0, "it is no part of the heap");
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     #[inline]
     #[must_use]
     pub const fn private(&self) -> &'a [AtomicU64] {
@@ -242,6 +286,22 @@ impl<'a> Heap<'a> {
     ///
     /// # Errors
     /// As [`word`](Self::word).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::{BlockState, Extent, PlainHeap};
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// let request = plain.request(40, 8, 0);
+    /// heap.commit_extent(8, request.extent(64).unwrap())?;
+    /// heap.hand_out(8, &request)?; // the last step
+    /// assert_eq!(Some(heap.block(8)?.state), BlockState::owned_by(0));
+    /// assert_eq!(heap.block(8)?.extent, Extent::new(64, 0));
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     #[inline]
     pub fn hand_out(&self, offset: u64, request: &Request) -> Result<(), HeapError> {
         let header = self.words::<2>(offset)?;
@@ -317,6 +377,21 @@ impl<'a> Heap<'a> {
     ///
     /// # Errors
     /// As [`word`](Self::word).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::{BlockState, PlainHeap};
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// let mine = BlockState::owned_by(0).unwrap();
+    /// heap.commit_state(8, BlockState::FREE)?;
+    /// assert!(heap.replace_state(8, BlockState::FREE, mine)?, "of all who try, one has it");
+    /// assert!(!heap.replace_state(8, BlockState::FREE, mine)?);
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     #[inline]
     pub fn replace_state(&self, offset: u64, state: BlockState, next: BlockState) -> Result<bool, HeapError> {
         let word = self.word(offset)?;
@@ -377,127 +452,3 @@ impl fmt::Debug for Heap<'_> {
             .finish_non_exhaustive()
     }
 }
-
-/// A block, as it was at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
-    /// Where its header begins, in bytes from the start of the heap: 8 more than a multiple of 16.
-    pub offset: u64,
-    /// What it is.
-    pub state: BlockState,
-    /// The type of its object; of a block that is not in use, its allocator's.
-    pub tag: u64,
-    /// Its size.
-    pub extent: Extent,
-}
-
-impl Block {
-    /// Where its object begins, in bytes from the start of the heap.
-    #[must_use]
-    pub const fn payload(&self) -> u64 {
-        self.offset.wrapping_add(BLOCK_HEADER_LEN)
-    }
-
-    /// Where the block ends; `None` beyond all offsets.
-    #[must_use]
-    pub const fn end(&self) -> Option<u64> {
-        self.offset.checked_add(self.extent.len())
-    }
-}
-
-/// What is wanted of an allocator.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    len: u64,
-    align: u64,
-    tag: u64,
-    state: BlockState,
-    /// 0: no block is so large.
-    block_len: u64,
-}
-
-impl Request {
-    /// An object of `len` bytes aligned to `align`, a power of two up to 4096; the type is given by its tag.
-    #[inline(always)]
-    pub(crate) const fn new(len: u64, align: u64, tag: u64, slot: Slot) -> Self {
-        // Here, where the length is mostly known to the compiler.
-        let block_len = match len.checked_add(BLOCK_HEADER_LEN) {
-            Some(len) if len <= Extent::MAX_LEN => len.next_multiple_of(GRANULE),
-            _ => 0,
-        };
-        let block_len = if block_len != 0 && block_len < MIN_BLOCK_LEN { MIN_BLOCK_LEN } else { block_len };
-        Self { len, align, tag, state: BlockState::exclusive(slot), block_len }
-    }
-
-    /// The state of the block: that of one the requester alone has.
-    #[inline(always)]
-    pub(crate) const fn state(&self) -> BlockState {
-        self.state
-    }
-
-    /// Makes the block with these words one in use, as it is wanted.
-    #[inline(always)]
-    pub(crate) fn hand_out(&self, state: Word<'_, '_>, tag: Word<'_, '_>) {
-        tag.store(self.tag);
-        state.commit(self.state.bits());
-    }
-
-    /// Size of the object, in bytes; may be 0.
-    #[must_use]
-    pub const fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether the object has no bytes. It has a block all the same.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Alignment of the object, in bytes: a power of two, at least 16 and at most 4096.
-    #[inline]
-    #[must_use]
-    pub const fn align(&self) -> u64 {
-        if self.align < GRANULE { GRANULE } else { self.align }
-    }
-
-    /// Size of the smallest block that holds the object, in bytes; `None` if no block is so large.
-    #[inline]
-    #[must_use]
-    pub const fn block_len(&self) -> Option<u64> {
-        if self.block_len == 0 { None } else { Some(self.block_len) }
-    }
-
-    /// The extent of a block of `block_len` bytes that holds the object; `None` if too much is left over, or
-    /// it does not fit.
-    #[inline]
-    #[must_use]
-    pub const fn extent(&self, block_len: u64) -> Option<Extent> {
-        let Some(room) = block_len.checked_sub(BLOCK_HEADER_LEN) else { return None };
-        match room.checked_sub(self.len) {
-            Some(slack) if slack <= Extent::MAX_SLACK => Some(Extent::new(block_len, slack)),
-            _ => None,
-        }
-    }
-}
-
-/// How much of a heap is in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Usage {
-    /// Bytes of blocks in use, with their headers.
-    pub used: u64,
-    /// Bytes of free blocks, with their headers.
-    pub free: u64,
-    /// Size of the largest object that fits now, in bytes.
-    pub largest_free: u64,
-    /// Number of blocks in use.
-    pub blocks: u64,
-    /// Number of free blocks.
-    pub free_blocks: u64,
-    /// Most bytes that were ever in use at once, as closely as the allocator keeps count.
-    pub high_water: u64,
-}
-
-/// Passes each block on; the answer says whether to go on.
-pub type Visit<'v> = dyn FnMut(&Block) -> ControlFlow<()> + 'v;

@@ -15,7 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Examples
 /// ```
-/// use shmem_bind::{PlainHeap, RegionAllocator, Request, Tlsf};
+/// use shmem_bind::allocator::{PlainHeap, Request};
+/// use shmem_bind::{RegionAllocator, Tlsf};
 /// use std::sync::atomic::AtomicU64;
 ///
 /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// assert_eq!(heap.block(offset)?.extent.object_len(), Some(100));
 /// Tlsf::free(&heap, offset)?;
 /// Tlsf::check(&heap)?;
-/// # Ok::<(), shmem_bind::HeapError>(())
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct PlainHeap {
@@ -85,6 +86,24 @@ impl PlainHeap {
     }
 
     /// Says that attachment number `slot` has died.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::{HeapError, PlainHeap};
+    /// use shmem_bind::{RegionAllocator, Tlsf};
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// Tlsf::format(&heap)?;
+    /// plain.die_locked(&heap); // takes the lock, and is killed
+    /// let other = plain.heap(&memory, &[], 1);
+    /// // The next one puts the heap right, and goes on.
+    /// Tlsf::allocate(&other, &plain.request(8, 8, 1))?;
+    /// Tlsf::check(&other)?;
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     pub fn kill(&self, slot: u64) {
         self.gone.0.fetch_or(1 << slot_or_first(slot).index(), Ordering::Relaxed);
     }
@@ -93,12 +112,45 @@ impl PlainHeap {
     ///
     /// # Errors
     /// [`HeapError::Damaged`] if it is not the block of an object of that attachment.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::PlainHeap;
+    /// use shmem_bind::{RegionAllocator, Tlsf};
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// Tlsf::format(&heap)?;
+    /// let block = Tlsf::allocate(&heap, &plain.request(8, 8, 0))?;
+    /// plain.condemn(&heap, block)?;
+    /// assert_eq!(Tlsf::usage(&heap)?.blocks, 0, "whoever has the lock next frees it");
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     pub fn condemn(&self, heap: &Heap<'_>, offset: u64) -> Result<(), HeapError> {
         heap.condemn(offset)
     }
 
     /// What a peer may do that has run wild: puts any values into the words that are not in the heap, its length in use and
     /// the offset of the block condemned last (0: none).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::PlainHeap;
+    /// use shmem_bind::{RegionAllocator, Tlsf};
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// Tlsf::format(&heap)?;
+    /// plain.damage(1 << 60, 12345);
+    /// // An answer, whatever it is, and in a while.
+    /// let _ = Tlsf::usage(&heap);
+    /// assert_eq!(heap.len(), 4096, "no more than there is");
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     pub fn damage(&self, len: u64, condemned: u64) {
         self.control.reset(len);
         self.control.condemned.store(condemned, Ordering::Relaxed);

@@ -11,6 +11,22 @@ use core::sync::atomic::{AtomicU64, Ordering};
 ///
 /// Several words side by side are checked for at once, by [`Heap::words`]: that is what makes the header of a block
 /// cheap.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// let word = heap.words::<1>(16)?.get::<0>();
+/// word.store(7);
+/// assert_eq!(word.load_relaxed(), 7);
+/// word.commit(8);
+/// assert_eq!(word.load(), 8);
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Word<'h, 'a> {
     /// Counts accesses, in tests.
@@ -70,6 +86,21 @@ impl Word<'_, '_> {
 }
 
 /// `N` words side by side.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// let header = heap.words::<3>(8)?; // checked once
+/// header.get::<1>().store(7);
+/// header.get::<0>().commit(1);
+/// assert_eq!(heap.load(16)?, 7);
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Words<'h, 'a, const N: usize> {
     heap: &'h Heap<'a>,
@@ -110,7 +141,7 @@ impl<'a> Heap<'a> {
     ///
     /// # Examples
     /// ```
-    /// # use shmem_bind::PlainHeap;
+    /// # use shmem_bind::allocator::PlainHeap;
     /// # use std::sync::atomic::AtomicU64;
     /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
     /// let plain = PlainHeap::new(4096);
@@ -120,7 +151,7 @@ impl<'a> Heap<'a> {
     /// words.get::<1>().commit(2);
     /// assert_eq!((heap.load(8)?, heap.load(16)?), (1, 2));
     /// assert!(heap.words::<3>(4080).is_err());
-    /// # Ok::<(), shmem_bind::HeapError>(())
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
     /// ```
     #[inline(always)]
     pub fn words<'h, const N: usize>(&'h self, offset: u64) -> Result<Words<'h, 'a, N>, HeapError> {
@@ -144,6 +175,20 @@ impl<'a> Heap<'a> {
     ///
     /// # Errors
     /// [`HeapError::Damaged`] if there is none: whatever the offset was computed from is not as it must be.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::PlainHeap;
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(4096);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// use std::sync::atomic::Ordering::Relaxed;
+    /// assert_eq!(heap.word(8)?.fetch_add(1, Relaxed), 0);
+    /// assert_eq!(heap.load(8)?, 1);
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     #[inline]
     pub fn word(&self, offset: u64) -> Result<&'a AtomicU64, HeapError> {
         // Whoever has the word itself may do anything with it, so nothing is put off beyond this.

@@ -9,6 +9,17 @@ use super::{BLOCK_HEADER_LEN, GRANULE};
 /// | 0..=31 | size of the block with its header, in granules of 16 bytes |
 /// | 32..=39 | slack: bytes at the end of the block that are not the object's |
 /// | 40..=63 | the allocator's own |
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::Extent;
+///
+/// let extent = Extent::new(64, 10).with_own(5);
+/// assert_eq!((extent.len(), extent.slack(), extent.own()), (64, 10, 5));
+/// assert_eq!(extent.object_len(), Some(64 - 24 - 10));
+/// assert_eq!(Extent::from_bits(extent.bits()), extent);
+/// assert!(Extent::from_bits(0).is_empty());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Extent(u64);
 

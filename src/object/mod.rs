@@ -60,6 +60,15 @@ use crate::membership::{MAX_ATTACHMENTS, Slot};
 use crate::shareable::TypeTag;
 
 /// Length of the block header, in bytes.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::{BLOCK_HEADER_LEN, GRANULE, MIN_BLOCK_LEN};
+///
+/// // What an object of 40 bytes takes.
+/// let block = (BLOCK_HEADER_LEN + 40).next_multiple_of(GRANULE).max(MIN_BLOCK_LEN);
+/// assert_eq!(block, 64);
+/// ```
 pub const BLOCK_HEADER_LEN: u64 = 24;
 /// Offset of the tag in a block header, in bytes.
 pub(crate) const TAG_OFFSET: u64 = 8;
@@ -83,6 +92,18 @@ const LOCK_HOLDER: u64 = 63;
 pub(crate) const MAX_SERIAL: u64 = (1 << 50) - 1;
 
 /// What a block is, as read from the segment: any 64 bits.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::BlockState;
+///
+/// let mine = BlockState::owned_by(3).unwrap();
+/// assert!(mine.is_valid() && !mine.is_free() && !mine.is_popped());
+/// assert_eq!(BlockState::from_bits(mine.bits()), mine);
+/// assert!(BlockState::FREE.is_free());
+/// assert!(!BlockState::from_bits(0).is_valid(), "a hole in the file is no block");
+/// assert_eq!(BlockState::owned_by(56), None);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockState(u64);
 

@@ -1,10 +1,10 @@
 //! Joining a segment that exists
 
 use super::{AGAIN, Attempt, Intent, damaged};
-use crate::attachment::{Attached, Origin, Seat};
+use crate::attachment::{Attached, Seat};
 use crate::error::ShmemError;
 use crate::header::{Counter, Header};
-use crate::lifecycle::{Link, Member};
+use crate::lifecycle::{Link, Member, Origin};
 use crate::membership::{Event, OrphanPolicy, Phase, Refusal, Slot};
 use crate::region::Region;
 use crate::sys::Failure;

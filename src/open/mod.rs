@@ -26,10 +26,10 @@
 
 mod joining;
 
-use crate::attachment::{Attached, Attachment, Origin, Seat, Vacancy};
+use crate::attachment::{Attached, Attachment, Seat, Vacancy};
 use crate::error::{FileKind, HeaderError, NameError, ShmemError, SizeError};
 use crate::header::{HEADER_LEN, Header, PREFIX_LEN, SegmentId};
-use crate::lifecycle::{Link, Member};
+use crate::lifecycle::{Link, Member, Origin};
 use crate::membership::{Event, OrphanPolicy, Phase, Refusal, UnlinkPolicy};
 use crate::name::Name;
 use crate::region::Region;
@@ -44,6 +44,16 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 /// Whether the memory of a new segment is reserved when it is created.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Builder, ReservePolicy};
+///
+/// // A gigabyte of address space, of which the first pages are used.
+/// let (segment, _fd) = Builder::memfd().reserve_policy(ReservePolicy::Lazy).create(1 << 30)?;
+/// assert_eq!(segment.payload_size(), 1 << 30);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReservePolicy {

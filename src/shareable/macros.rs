@@ -53,7 +53,7 @@
 /// module. So programs may keep their definitions where they like; but two types of the same name, fields and
 /// layout are one type to all others. Give a type a name of its own if it must not be mistaken for a
 /// namesake, above all if `unsafe` code relies on what is in it; or if it is to be recognised after its Rust
-/// name has changed. Give it another version when its meaning changes and its fields do not. Both come before
+/// name has changed. Give it another version when its meaning changes and its fields do not. They come before
 /// the definition, in any order:
 /// ```
 /// use shmem_bind::{Shareable, shareable};
@@ -76,6 +76,68 @@
 /// assert_eq!(metres::Length::TAG, feet::Length::TAG);
 /// assert_ne!(metres::Length::TAG, miles::Length::TAG);
 /// assert_eq!(miles::Length::TAG.version(), 2);
+/// ```
+///
+/// # Further traits
+/// `implement = AnyBitPattern + NoUninit;`, or one of both, before the definition implements
+/// [`AnyBitPattern`](crate::AnyBitPattern) and [`NoUninit`](crate::NoUninit) too, if the fields allow it, without `unsafe`:
+/// ```
+/// use shmem_bind::{CopyRegion, ShmemError, shareable};
+///
+/// shareable! {
+///     implement = AnyBitPattern + NoUninit;
+///     #[derive(Clone, Copy, Debug, PartialEq)]
+///     #[repr(C)]
+///     pub struct Frame {
+///         pub time: u64,
+///         pub size: [u32; 2],
+///     }
+/// }
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (region, _fd) = CopyRegion::create(4096)?;
+/// region.write(64, &Frame { time: 7, size: [640, 480] })?;
+/// assert_eq!(region.read::<Frame>(64)?.size, [640, 480]);
+/// # Ok(())
+/// # }
+/// ```
+/// All fields of a struct must be such types; one that is `NoUninit` has no padding and no parameters. An enum may be
+/// `NoUninit`. Do not ask for `AnyBitPattern` if `unsafe` code of the type relies on two fields fitting together: as with
+/// a derived `Clone`, that is between its author and its code.
+/// ```compile_fail,E0277
+/// shmem_bind::shareable! {
+///     implement = AnyBitPattern;
+///     #[repr(C)]
+///     struct Flagged { value: u8, is_valid: bool }
+/// }
+/// ```
+/// ```compile_fail,E0080
+/// shmem_bind::shareable! {
+///     implement = NoUninit;
+///     #[repr(C)]
+///     struct Padded { small: u8, large: u32 }
+/// }
+/// ```
+/// ```compile_fail,E0277
+/// shmem_bind::shareable! {
+///     implement = NoUninit;
+///     #[repr(C)]
+///     struct Unwritten { bytes: core::mem::MaybeUninit<[u8; 4]> }
+/// }
+/// ```
+/// ```compile_fail
+/// shmem_bind::shareable! {
+///     implement = AnyBitPattern;
+///     #[repr(u8)]
+///     enum Activity { Idle, Busy }
+/// }
+/// ```
+/// ```compile_fail
+/// shmem_bind::shareable! {
+///     implement = NoUninit;
+///     #[repr(C)]
+///     struct Pair<A, B>(A, B);
+/// }
 /// ```
 ///
 /// # What it cannot see
@@ -208,42 +270,46 @@
 /// - It writes an `unsafe impl`, so it cannot be used under `forbid(unsafe_code)`; under `deny` it can.
 #[macro_export]
 macro_rules! shareable {
-    (name = $label:expr; version = $version:expr; $($item:tt)*) => {
-        $crate::__shareable! { @options { $version } { $label } $($item)* }
-    };
-    (version = $version:expr; name = $label:expr; $($item:tt)*) => {
-        $crate::__shareable! { @options { $version } { $label } $($item)* }
-    };
-    (name = $label:expr; $($item:tt)*) => {
-        $crate::__shareable! { @options { 0 } { $label } $($item)* }
-    };
-    (version = $version:expr; $($item:tt)*) => {
-        $crate::__shareable! { @options { $version } {} $($item)* }
-    };
     ($($item:tt)*) => {
-        $crate::__shareable! { @options { 0 } {} $($item)* }
+        $crate::__shareable! { @options {} {} {} $($item)* }
     };
 }
 
 /// The steps of `shareable!`, none of them for others. `head` carries, unread, what was parsed first:
-/// version, attributes, visibility, stable name, name. `generics` carries the parameters: as declared; as in
+/// version, attributes, visibility, stable name, further traits, name. `generics` carries the parameters: as declared; as in
 /// an `impl`; as arguments; those that are types; those that are constants.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __shareable {
-    // The beginning of the item. The stable name is the bare one unless given.
-    (@options $version:tt {}
+    // What comes before the item, each at most once: version, stable name, further traits.
+    (@options {} $label:tt $traits:tt version = $version:expr; $($rest:tt)*) => {
+        $crate::__shareable! { @options { $version } $label $traits $($rest)* }
+    };
+    (@options $version:tt {} $traits:tt name = $label:expr; $($rest:tt)*) => {
+        $crate::__shareable! { @options $version { $label } $traits $($rest)* }
+    };
+    (@options $version:tt $label:tt {} implement = $trait:ident $(+ $more:ident)*; $($rest:tt)*) => {
+        $crate::__shareable! { @options $version $label { $trait $($more)* } $($rest)* }
+    };
+
+    // The beginning of the item. The version is 0 and the stable name the bare one unless given.
+    (@options {} $label:tt $traits:tt $($item:tt)*) => {
+        $crate::__shareable! { @options { 0 } $label $traits $($item)* }
+    };
+    (@options $version:tt {} $traits:tt
         $(#[$($attribute:tt)*])* $vis:vis $kind:ident $name:ident $($rest:tt)*) => {
         $crate::__shareable! {
             @$kind
-            { $version { $([$($attribute)*])* } { $vis } { ::core::stringify!($name) } $name }
+            {
+                $version { $([$($attribute)*])* } { $vis } { ::core::stringify!($name) } $traits $name
+            }
             $($rest)*
         }
     };
-    (@options $version:tt $label:tt
+    (@options $version:tt $label:tt $traits:tt
         $(#[$($attribute:tt)*])* $vis:vis $kind:ident $name:ident $($rest:tt)*) => {
         $crate::__shareable! {
-            @$kind { $version { $([$($attribute)*])* } { $vis } $label $name } $($rest)*
+            @$kind { $version { $([$($attribute)*])* } { $vis } $label $traits $name } $($rest)*
         }
     };
 
@@ -373,7 +439,10 @@ macro_rules! __shareable {
 
     // The definition and its implementation. A `where` clause may be empty.
     (@emit
-        { { $version:expr } { $([$($attribute:tt)*])* } { $vis:vis } { $label:expr } $name:ident }
+        {
+            { $version:expr } { $([$($attribute:tt)*])* } { $vis:vis } { $label:expr } { $($trait:ident)* }
+            $name:ident
+        }
         { [$($decl:tt)*] [$($imp:tt)*] [$($args:tt)*] [$($types:ident)*] [$($consts:ident)*] }
         [$($where:tt)*] $body:tt $({ $field:tt $type:ty })*
     ) => {
@@ -413,6 +482,10 @@ macro_rules! __shareable {
             };
             const FROZEN: ::core::primitive::bool = true $(&& <$type as $crate::Shareable>::FROZEN)*;
         }
+        $crate::__further_traits! {
+            struct { $($trait)* }
+            { $name [$($imp)*] [$($args)*] [$($types)*] [$($where)*] [$($type),*] }
+        }
     };
     (@define [$($attributes:tt)*] [$vis:vis] $name:ident $decl:tt [$($where:tt)*] { { $($fields:tt)* } }) => {
         $crate::__shareable! { @item [$($attributes)*] [$vis] $name $decl [where $($where)* { $($fields)* }] }
@@ -428,7 +501,10 @@ macro_rules! __shareable {
     };
 
     (@enum
-        { { $version:expr } { $([$($attribute:tt)*])* } { $vis:vis } { $label:expr } $name:ident }
+        {
+            { $version:expr } { $([$($attribute:tt)*])* } { $vis:vis } { $label:expr } { $($trait:ident)* }
+            $name:ident
+        }
         { $($(#[$($variant_attribute:tt)*])* $variant:ident $(= $discriminant:expr)?),+ $(,)? }
     ) => {
         $(#[$($attribute)*])*
@@ -460,6 +536,7 @@ macro_rules! __shareable {
             };
             const FROZEN: ::core::primitive::bool = true;
         }
+        $crate::__further_traits! { enum { $($trait)* } { $name } }
     };
     (@enum $($other:tt)*) => {
         ::core::compile_error! {

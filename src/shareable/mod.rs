@@ -11,6 +11,7 @@
 
 #[macro_use]
 mod macros;
+mod further;
 mod tag;
 mod pattern;
 mod zeros;
@@ -28,8 +29,8 @@ use core::sync::atomic;
 ///
 /// Implement it with [`shareable!`](crate::shareable!), which checks everything. It is implemented for
 /// integers, floats, `bool`, `char`, `()`, the atomics except `AtomicPtr`, [`NonZero`] and `Option` of it,
-/// [`Wrapping`], [`Saturating`], and for arrays, [`MaybeUninit`], [`PhantomData`] and
-/// [`Mutex`](crate::sync::Mutex) of such types.
+/// [`Wrapping`], [`Saturating`], for arrays, [`MaybeUninit`] and [`PhantomData`] of such types, and for what
+/// [`sync`](crate::sync) has around such types.
 ///
 /// Not for these, with the reason:
 /// - References, pointers, `Box`, `String`, `Vec`, functions, `AtomicPtr`: addresses of one process.
@@ -64,6 +65,18 @@ use core::sync::atomic;
 /// trusted with the values in it.
 ///
 /// # Examples
+/// ```
+/// use shmem_bind::{Shareable, shareable};
+/// use std::sync::atomic::AtomicU64;
+///
+/// shareable! {
+///     #[repr(C)]
+///     struct Counters { requests: AtomicU64, errors: AtomicU64 }
+/// }
+///
+/// assert_eq!((Counters::TAG.size(), Counters::TAG.align(), Counters::TAG.version()), (16, 8, 0));
+/// assert!(!Counters::FROZEN && <[u8; 4]>::FROZEN);
+/// ```
 /// ```compile_fail,E0277
 /// # use shmem_bind::{Shareable, TypeTag};
 /// #[repr(C)]

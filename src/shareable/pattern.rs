@@ -8,8 +8,9 @@ use core::sync::atomic;
 
 /// A type of which any bytes are a value, so that one which was half-written is still a value, only a wrong one.
 ///
-/// It is implemented for integers, floats, `()`, the atomics of integers, `Option` of [`NonZero`], and for arrays,
-/// [`MaybeUninit`], [`Wrapping`], [`Saturating`] and [`PhantomData`] of such types. Not for `bool`, `char`, enums and
+/// It is implemented for integers, floats, `()`, the atomics of integers, `Option` of [`NonZero`], [`Handle`](crate::Handle), and for
+/// arrays, [`MaybeUninit`], [`Wrapping`], [`Saturating`] and [`PhantomData`] of such types. For others
+/// [`shareable!`](crate::shareable!#further-traits) implements it. Not for `bool`, `char`, enums and
 /// [`NonZero`], which have bytes that are no value.
 ///
 /// # Safety
@@ -23,6 +24,7 @@ use core::sync::atomic;
 /// use shmem_bind::{AnyBitPattern, shareable};
 ///
 /// shareable! {
+///     implement = AnyBitPattern;
 ///     #[derive(Clone, Copy)]
 ///     #[repr(C)]
 ///     pub struct Position {
@@ -31,8 +33,8 @@ use core::sync::atomic;
 ///     }
 /// }
 ///
-/// // SAFETY: two floats, of which any bytes are one, and whose methods rely on nothing.
-/// unsafe impl AnyBitPattern for Position {}
+/// fn is_any_bit_pattern<T: AnyBitPattern>() {}
+/// is_any_bit_pattern::<Position>();
 /// ```
 #[diagnostic::on_unimplemented(
     message = "not all bytes are a `{Self}`",
@@ -79,8 +81,9 @@ unsafe impl<T: Shareable> AnyBitPattern for PhantomData<T> {}
 /// A type of whose values each byte has been written: without padding, and without [`MaybeUninit`]. Copied to a peer, a
 /// value shows no byte of what was in the memory before.
 ///
-/// It is implemented for integers, floats, `bool`, `char`, `()`, [`NonZero`] and `Option` of it, and for arrays,
-/// [`Wrapping`], [`Saturating`] and [`PhantomData`] of such types.
+/// It is implemented for integers, floats, `bool`, `char`, `()`, [`NonZero`] and `Option` of it, [`Handle`](crate::Handle), and
+/// for arrays, [`Wrapping`], [`Saturating`] and [`PhantomData`] of such types. For others
+/// [`shareable!`](crate::shareable!#further-traits) implements it.
 ///
 /// # Safety
 /// Whoever implements it promises that every byte of every value is initialised: that there is no padding between the
@@ -91,6 +94,7 @@ unsafe impl<T: Shareable> AnyBitPattern for PhantomData<T> {}
 /// use shmem_bind::{AnyBitPattern, NoUninit, shareable};
 ///
 /// shareable! {
+///     implement = AnyBitPattern + NoUninit;
 ///     #[derive(Clone, Copy)]
 ///     #[repr(C)]
 ///     pub struct Frame {
@@ -100,10 +104,20 @@ unsafe impl<T: Shareable> AnyBitPattern for PhantomData<T> {}
 ///     }
 /// }
 ///
-/// // SAFETY: integers, of which any bytes are one, and no method relies on anything.
-/// unsafe impl AnyBitPattern for Frame {}
-/// // SAFETY: 4 + 4 + 8 bytes are all of its 16.
-/// unsafe impl NoUninit for Frame {}
+/// fn is_copied<T: AnyBitPattern + NoUninit>() {}
+/// is_copied::<Frame>();
+/// ```
+/// By hand it takes a reason:
+/// ```
+/// use shmem_bind::{NoUninit, shareable};
+///
+/// shareable! {
+///     #[repr(C)]
+///     pub struct Pair<T>(T, T);
+/// }
+///
+/// // SAFETY: two of the same type, between which there is nothing, since a size is a multiple of its alignment.
+/// unsafe impl<T: NoUninit> NoUninit for Pair<T> {}
 /// ```
 #[diagnostic::on_unimplemented(
     message = "a `{Self}` may have bytes that were never written",
@@ -160,4 +174,73 @@ mod tests {
     assert_impl_all!([Option<NonZero<u16>>; 2]: NoUninit);
     assert_not_impl_any!(MaybeUninit<u8>: NoUninit);
     assert_not_impl_any!([MaybeUninit<u8>; 2]: NoUninit);
+
+    // What `shareable!` makes so on demand, whatever else stands before and in the definition.
+    mod asked_for {
+        #![deny(warnings)]
+        #![allow(dead_code)]
+
+        use super::*;
+
+        shareable! {
+            version = 2;
+            implement = AnyBitPattern + NoUninit;
+            name = "org.example.Inner";
+            #[repr(transparent)]
+            struct Inner(u32, PhantomData<u64>, ());
+        }
+
+        shareable! {
+            implement = NoUninit + AnyBitPattern;
+            /// Public, with a field of a private type.
+            #[derive(Clone, Copy)]
+            #[repr(C)]
+            pub(super) struct Outer {
+                pub first: u64,
+                inner: [u32; 2],
+            }
+        }
+
+        shareable! {
+            implement = AnyBitPattern;
+            name = "org.example.Padded";
+            #[repr(C, align(16))]
+            pub(super) struct Padded<T: Copy, const N: usize>
+            where
+                [T; N]: Sized,
+            {
+                small: u8,
+                large: [T; N],
+                unwritten: MaybeUninit<bool>,
+                shared: atomic::AtomicU16,
+            }
+        }
+
+        shareable! {
+            implement = NoUninit;
+            #[repr(u8)]
+            pub(super) enum Unit {
+                Celsius,
+                Kelvin,
+            }
+        }
+
+        shareable! {
+            implement = AnyBitPattern + NoUninit;
+            #[repr(C)]
+            pub(super) struct Nothing;
+        }
+
+        assert_impl_all!(Inner: AnyBitPattern, NoUninit);
+        const _: () = assert!(Inner::TAG.version() == 2);
+    }
+
+    use asked_for::{Nothing, Outer, Padded, Unit};
+    assert_impl_all!(Outer: AnyBitPattern, NoUninit);
+    assert_impl_all!(Padded<u8, 3>: AnyBitPattern);
+    assert_not_impl_any!(Padded<bool, 3>: AnyBitPattern);
+    assert_not_impl_any!(Padded<u8, 3>: NoUninit);
+    assert_impl_all!(Unit: NoUninit);
+    assert_not_impl_any!(Unit: AnyBitPattern);
+    assert_impl_all!(Nothing: AnyBitPattern, NoUninit);
 }

@@ -136,18 +136,44 @@ impl TypeTag {
     }
 
     /// Adds a field: its name, its offset in bytes and the tag of its type.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Shareable, TypeTag};
+    ///
+    /// let tag = TypeTag::new::<[u32; 2]>("Pair", 1);
+    /// let pair = tag.with_field("first", 0, u32::TAG).with_field("second", 4, u32::TAG);
+    /// assert_ne!(pair, tag.with_field("second", 0, u32::TAG).with_field("first", 4, u32::TAG));
+    /// ```
     #[must_use]
     pub const fn with_field(self, name: &str, offset: usize, tag: Self) -> Self {
         self.with(Record::Field, name, &[offset as u64, tag.fingerprint])
     }
 
     /// Adds a variant of a field-less enum.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::TypeTag;
+    ///
+    /// let yes_no = TypeTag::new::<u8>("Answer", 1).with_variant("No", 0).with_variant("Yes", 1);
+    /// let no_yes = TypeTag::new::<u8>("Answer", 1).with_variant("No", 1).with_variant("Yes", 0);
+    /// assert_ne!(yes_no, no_yes);
+    /// ```
     #[must_use]
     pub const fn with_variant(self, name: &str, discriminant: i128) -> Self {
         self.with(Record::Variant, name, &[discriminant as u64, (discriminant >> 64) as u64])
     }
 
     /// Adds the value of a constant parameter of a generic type.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::TypeTag;
+    ///
+    /// let tag = TypeTag::new::<[u8; 64]>("Ring", 1);
+    /// assert_ne!(tag.with_parameter(4), tag.with_parameter(8));
+    /// ```
     #[must_use]
     pub const fn with_parameter(self, value: u128) -> Self {
         self.with(Record::Parameter, "", &[value as u64, (value >> 64) as u64])
@@ -196,6 +222,15 @@ impl TypeTag {
 
     /// The tag as three words, to be stored in atomics: fingerprint, size, and version (high half) with
     /// alignment (low half).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Shareable, TypeTag};
+    ///
+    /// // Into a header of one's own, and out of it.
+    /// let words: [u64; 3] = u32::TAG.to_words();
+    /// assert_eq!(TypeTag::from_words(words), u32::TAG);
+    /// ```
     #[must_use]
     pub const fn to_words(self) -> [u64; 3] {
         [self.fingerprint, self.size, (self.version as u64) << 32 | self.align as u64]
@@ -253,6 +288,14 @@ impl fmt::Debug for TypeTag {
 ///
 /// Its message names all of size, alignment and version that differ, with both values; the fingerprint, which
 /// then differs as well, only if nothing else does.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Shareable, TagMismatch};
+///
+/// let TagMismatch { asked, found, .. } = u32::TAG.check(<[u8; 3]>::TAG).unwrap_err();
+/// assert_eq!((asked.size(), found.size()), (4, 3));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TagMismatch {

@@ -97,6 +97,25 @@ impl Event {
     /// - [`LockFailure::NotAttached`]: the event lies in no segment that this process has attached; so it is in a child after
     ///   `fork`, with what it inherited.
     /// - [`LockFailure::ReadOnly`], [`LockFailure::Severed`].
+    ///
+    /// # Examples
+    /// ```
+    /// use core::time::Duration;
+    /// use shmem_bind::sync::Event;
+    /// use shmem_bind::{Arena, Builder, ShmemError, Tlsf};
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// # let name = &format!("shmem-bind-doc-{}-event-wait", std::process::id());
+    /// let arena: Arena<Tlsf> = Builder::new(name).with_size(64 * 1024).open()?.arena()?;
+    /// let event = arena.find_or_alloc("event", Event::new)?;
+    ///
+    /// let since = event.listen();
+    /// assert!(!event.wait(since, Duration::from_millis(1))?);
+    /// event.notify_all();
+    /// assert!(event.wait(since, Duration::from_millis(1))?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait(&self, since: Listening, timeout: Duration) -> Result<bool, LockFailure> {
         let (_, attached) = place(self)?;
         let start = clock::now();

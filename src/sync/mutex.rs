@@ -27,8 +27,10 @@
 //! Gives references to the value to the holder of the lock, and to nobody else.
 #![allow(unsafe_code)]
 
-use super::result::{LockError, LockResult, Orphaned};
+use super::result::{Ending, Guard, LockError, LockResult, Orphaned};
 use super::thread_lock::{HeldLock, ThreadLock};
+#[cfg(doc)]
+use crate::error::LockFailure;
 use crate::lock::{Acquired, Holder, RawLock};
 #[cfg(planted)]
 use crate::planted::{self, Mistake};
@@ -114,6 +116,17 @@ unsafe impl<T: FromZeros> FromZeros for Mutex<T> {}
 
 impl<T> Mutex<T> {
     /// A value that nobody has locked.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::Mutex;
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let limits = arena.alloc(Mutex::new([10_u32, 20]))?;
+    /// assert_eq!(limits.lock()?[1], 20);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub const fn new(value: T) -> Self {
         Self { lock: ThreadLock::new(), value: UnsafeCell::new(MaybeUninit::new(value)) }
     }
@@ -130,6 +143,22 @@ impl<T> Mutex<T> {
     ///   `fork`, with what it inherited.
     /// - [`LockFailure::ReadOnly`], [`LockFailure::Severed`], [`LockFailure::Damaged`].
     ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::{LockFailure, Mutex};
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = arena.alloc(Mutex::new(7_u32))?;
+    /// let mut locked = number.lock()?;
+    /// *locked += 1;
+    /// // Once more in the same thread it would wait for itself.
+    /// assert_eq!(number.lock().unwrap_err().failure(), LockFailure::Deadlock);
+    /// drop(locked);
+    /// assert_eq!(*number.lock()?, 8);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
+    ///
     /// # References
     ///  - [POSIX `pthread_mutexattr_getrobust(3p)`](https://man7.org/linux/man-pages/man3/pthread_mutexattr_getrobust.3p.html)
     ///    has the same idea, without the types
@@ -142,6 +171,22 @@ impl<T> Mutex<T> {
     ///
     /// # Errors
     /// As [`lock`](Self::lock), and [`LockFailure::Busy`] when the time is up.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::{LockFailure, Mutex};
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// # use std::time::Duration;
+    /// let number = arena.alloc(Mutex::new(7_u32))?;
+    /// let _locked = number.lock()?;
+    /// std::thread::scope(|scope| {
+    ///     let other = scope.spawn(|| number.lock_for(Duration::from_millis(5)).unwrap_err().failure());
+    ///     assert_eq!(other.join().unwrap(), LockFailure::Busy);
+    /// });
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[inline]
     pub fn lock_for(&self, timeout: Duration) -> LockResult<'_, T> {
         let (lock, acquired) = self.lock.lock_for(timeout).map_err(LockError::Failed)?;
@@ -162,12 +207,38 @@ impl<T> Mutex<T> {
     ///
     /// # Errors
     /// As [`lock`](Self::lock), and [`LockFailure::Busy`] if somebody holds it.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::Mutex;
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = arena.alloc(Mutex::new(7_u32))?;
+    /// match number.try_lock() {
+    ///     Ok(locked) => println!("it is {}", *locked),
+    ///     Err(error) => println!("not now: {error}"),
+    /// }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[inline]
     pub fn try_lock(&self) -> LockResult<'_, T> {
         self.lock_for(Duration::ZERO)
     }
 
     /// Where the value is, for those who have it locked by other means than references.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::Mutex;
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = arena.alloc(Mutex::new(7_u32))?;
+    /// let locked = number.lock()?;
+    /// assert_eq!(number.as_ptr().cast_const(), &raw const *locked);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub const fn as_ptr(&self) -> *mut T {
         // `MaybeUninit` is transparent.
@@ -178,6 +249,18 @@ impl<T> Mutex<T> {
     ///
     /// # Errors
     /// The mutex, if it is locked: its holder died, or has forgotten the guard.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::Mutex;
+    /// use shmem_bind::{Builder, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = arena.alloc(Mutex::new(7_u32))?;
+    /// let mutex = ShmemBox::into_inner(number).unwrap();
+    /// assert_eq!(mutex.into_inner().unwrap(), 7);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn into_inner(self) -> Result<T, Self> {
         if !self.lock.is_free() {
             return Err(self);
@@ -217,7 +300,7 @@ impl<T> fmt::Debug for Mutex<T> {
 }
 
 /// A mutex whose lock is held. Whoever has it gives it back, once.
-pub(super) struct Held<'a, T> {
+pub struct Held<'a, T> {
     mutex: &'a Mutex<T>,
     /// INVARIANT 2: that of `mutex`.
     lock: HeldLock<'a>,
@@ -231,8 +314,14 @@ impl<T> Clone for Held<'_, T> {
 
 impl<T> Copy for Held<'_, T> {}
 
+impl<T> fmt::Debug for Held<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.mutex.fmt(f)
+    }
+}
+
 impl<'a, T> Held<'a, T> {
-    pub(super) const fn mutex(&self) -> &'a Mutex<T> {
+    const fn mutex(&self) -> &'a Mutex<T> {
         self.mutex
     }
 
@@ -243,9 +332,45 @@ impl<'a, T> Held<'a, T> {
     }
 }
 
+impl<'a, T> Guard<T> for MutexGuard<'a, T> {
+    type Held = Held<'a, T>;
+
+    fn place(held: Self::Held) -> *mut T {
+        held.mutex.as_ptr()
+    }
+
+    unsafe fn of(held: Self::Held) -> Self {
+        // SAFETY: the caller promises the same.
+        unsafe { Self::new(held) }
+    }
+
+    fn leave(held: Self::Held, ending: Ending) {
+        held.end(match ending {
+            Ending::Abandoned => RawLock::abandon,
+            Ending::GivenUp => RawLock::give_up,
+        });
+    }
+}
+
 /// A value that is locked, until this is dropped.
 ///
 /// It stays in its thread. A thread that panics gives the lock back all the same, and nothing is told of that.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{Mutex, MutexGuard};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// fn rename(name: &mut MutexGuard<'_, [u8; 4]>) {
+///     name.copy_from_slice(b"new!");
+/// }
+///
+/// let name = arena.alloc(Mutex::new(*b"old!"))?;
+/// rename(&mut name.lock()?);
+/// assert_eq!(&*name.lock()?, b"new!");
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[must_use = "dropped, it gives the lock back"]
 pub struct MutexGuard<'a, T>(
     /// INVARIANT 3: the lock is held, not given back yet, and the value valid.
@@ -262,8 +387,13 @@ impl<'a, T> MutexGuard<'a, T> {
     /// # Safety
     /// It has not been given back, nobody else gives it back, and the value is valid.
     #[inline]
-    pub(super) const unsafe fn new(held: Held<'a, T>) -> Self {
+    const unsafe fn new(held: Held<'a, T>) -> Self {
         Self(held)
+    }
+
+    /// What is locked.
+    pub(super) const fn mutex(&self) -> &'a Mutex<T> {
+        self.0.mutex()
     }
 }
 

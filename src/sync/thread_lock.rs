@@ -42,12 +42,26 @@ impl ThreadLock {
         self.lock.is_free()
     }
 
+    /// The same, as it is after what this thread has just changed; see [`Look`](crate::word::Look).
+    #[inline]
+    pub(super) fn is_free_now(&self) -> bool {
+        self.lock.is_free_now()
+    }
+
     /// Takes it, and waits for at most `timeout` while somebody alive holds it.
     #[inline]
     pub(super) fn lock_for(&self, timeout: Duration) -> Result<(HeldLock<'_>, Acquired), LockFailure> {
-        let (here, attached) = place(self)?;
-        let holder = holder(attached)?;
-        let thread = own_thread();
+        self.lock_by(Caller::of(self)?, timeout)
+    }
+
+    /// The same, by one who knows already who it is.
+    #[inline]
+    pub(super) fn lock_by<'a>(
+        &'a self,
+        caller: Caller<'a>,
+        timeout: Duration,
+    ) -> Result<(HeldLock<'a>, Acquired), LockFailure> {
+        let Caller { here, attached, holder, thread } = caller;
         let acquired = if self.lock.try_lock(holder) {
             Acquired::Clean
         } else {
@@ -99,6 +113,23 @@ pub(super) fn place<T>(something: &T) -> Result<(Here<'_>, &Attached), LockFailu
 pub(super) fn holder(attached: &Attached) -> Result<Holder, LockFailure> {
     let failure = || if attached.is_read_only() { LockFailure::ReadOnly } else { LockFailure::Severed };
     attached.holder().ok_or_else(failure)
+}
+
+/// A thread, and the attachment by which it wants something that lies in it.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    pub(super) here: Here<'a>,
+    pub(super) attached: &'a Attached,
+    pub(super) holder: Holder,
+    pub(super) thread: u32,
+}
+
+impl<'a> Caller<'a> {
+    #[inline]
+    pub(super) fn of<T>(something: &'a T) -> Result<Self, LockFailure> {
+        let (here, attached) = place(something)?;
+        Ok(Self { here, attached, holder: holder(attached)?, thread: own_thread() })
+    }
 }
 
 /// What stands in the second word of a lock that this thread of this holder has.

@@ -19,6 +19,12 @@ pub(crate) fn now() -> Duration {
     Duration::new(u64::try_from(tv_sec).unwrap_or(0), u32::try_from(tv_nsec).unwrap_or(0))
 }
 
+/// Sleeps for less than a second, or until a signal arrives.
+pub(crate) fn pause(time: Duration) {
+    let request = Timespec { tv_sec: 0, tv_nsec: time.subsec_nanos().into() };
+    let _: thread::NanosleepRelativeResult = thread::nanosleep(&request);
+}
+
 /// How long to go on trying, counted from the first wait.
 #[derive(Debug)]
 pub(crate) struct Deadline {
@@ -45,9 +51,8 @@ impl Deadline {
             thread::sched_yield();
             return true;
         }
-        let request = Timespec { tv_sec: 0, tv_nsec: self.sleep.subsec_nanos().into() };
         // Woken early by a signal: the caller tries once more often, no harm done.
-        let _: thread::NanosleepRelativeResult = thread::nanosleep(&request);
+        pause(self.sleep);
         self.sleep = self.sleep.saturating_mul(2).min(LONGEST_SLEEP);
         true
     }

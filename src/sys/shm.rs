@@ -18,6 +18,8 @@ use core::ffi::CStr;
 use core::ops::Range;
 use core::ptr::{self, NonNull};
 use rustix::fd::OwnedFd;
+#[cfg(feature = "alloc")]
+use rustix::fs::SeekFrom;
 use rustix::fs::{
     self, AtFlags, FallocateFlags, FileType, FlockOperation, MemfdFlags, Mode, OFlags, SealFlags, Stat,
     StatFs,
@@ -217,14 +219,34 @@ fn try_lock(fd: &OwnedFd, operation: FlockOperation) -> Result<bool, Errno> {
 
 /// Fills `buffer` from the beginning of the file; fewer bytes if the file is shorter.
 pub(crate) fn read_start<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+    let filled = read_at(fd, buffer, 0)?;
+    Ok(buffer.get(..filled).unwrap_or_default())
+}
+
+/// Fills `buffer` from this offset of the file on; gives how many bytes there were.
+fn read_at(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut filled = 0_usize;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match io::retry_on_intr(|| io::pread(fd, &mut *rest, filled as u64))? {
+        match io::retry_on_intr(|| io::pread(fd, &mut *rest, offset.saturating_add(filled as u64)))? {
             0 => break,
             count => filled = filled.saturating_add(count),
         }
     }
-    Ok(buffer.get(..filled).unwrap_or_default())
+    Ok(filled)
+}
+
+/// Where the file, of which only what is before `end` counts, first has something else than a hole from `from` on;
+/// `None` if it has nothing more. A file system that knows of no holes has none. The position of the descriptor
+/// changes.
+#[cfg(feature = "alloc")]
+pub(crate) fn next_data(fd: &OwnedFd, from: u64, end: u64) -> Option<Range<u64>> {
+    let start = match fs::seek(fd, SeekFrom::Data(from)) {
+        Err(Errno::NXIO) => return None,
+        result => result.unwrap_or(from),
+    };
+    let hole = fs::seek(fd, SeekFrom::Hole(start)).unwrap_or(end);
+    let range = start.max(from)..if hole > start { hole.min(end) } else { end };
+    (!range.is_empty()).then_some(range)
 }
 
 /// Writes `bytes` to the beginning of the file, which must not cross a page.
@@ -364,6 +386,42 @@ impl Mapping {
         }
         advised.map_err(Failure::of("madvise"))?;
         Ok(mapping)
+    }
+
+    /// As [`private_sparse`](Self::private_sparse), to be written here and there: each page that is written takes
+    /// no more than that page.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn private_scattered(len: usize) -> Result<Self, Failure> {
+        let mapping = Self::private_sparse(len)?;
+        // Can fail only where there are no huge pages.
+        // SAFETY: by invariant 1 the range is this mapping's alone; the advice changes no contents.
+        let _: Result<(), Errno> =
+            unsafe { mm::madvise(mapping.base.as_ptr().cast(), len, Advice::LinuxNoHugepage) };
+        Ok(mapping)
+    }
+
+    /// The bytes of a private mapping.
+    ///
+    /// # Safety
+    /// It is private.
+    #[cfg(feature = "alloc")]
+    pub(crate) const unsafe fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: by invariant 1 `len` bytes are mapped; by the caller no other process writes to them, and nothing
+        // else of this one leads there, since a reference to `self` does not exist beside this one.
+        unsafe { core::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+
+    /// Copies this part of a file to the same offset of a private mapping, as much of it as both have.
+    ///
+    /// # Safety
+    /// It is private.
+    #[cfg(feature = "alloc")]
+    pub(crate) unsafe fn copy_from(&mut self, fd: &OwnedFd, part: Range<u64>) -> Result<(), Errno> {
+        // SAFETY: the caller promises it.
+        let bytes = unsafe { self.bytes_mut() };
+        let end = usize::try_from(part.end).unwrap_or(usize::MAX).min(bytes.len());
+        let start = usize::try_from(part.start).unwrap_or(usize::MAX).min(end);
+        read_at(fd, bytes.get_mut(start..end).unwrap_or_default(), part.start).map(drop)
     }
 
     /// Takes the mapping over from where [`leak`](Self::leak) left it.

@@ -10,10 +10,10 @@
 //! An action is made of any eight bytes, so that property tests, fuzzing and seeds have the same ones. Once a
 //! [`Scribble`](Action::Scribble) has damaged the heap, nothing is expected of it but that each call returns.
 
-use shmem_bind::{
-    BLOCK_HEADER_LEN, Block, BlockState, Bump, GRANULE, Heap, HeapError, MAX_ATTACHMENTS, MIN_BLOCK_LEN,
-    PlainHeap, RegionAllocator, Slab, Tlsf, Usage,
+use shmem_bind::allocator::{
+    BLOCK_HEADER_LEN, Block, BlockState, GRANULE, Heap, HeapError, MIN_BLOCK_LEN, PlainHeap,
 };
+use shmem_bind::{Bump, MAX_ATTACHMENTS, RegionAllocator, Slab, Tlsf, Usage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::mem::take;

@@ -11,9 +11,11 @@ use super::image::{Image, NAMES, any_handle, handle, images, with_each_type};
 use super::stage::{self, Bounds, Stage};
 use super::{Mutation, rest};
 use arbitrary::Unstructured;
+use shmem_bind::inspect::{Snapshot, Verdict};
 use shmem_bind::sync::{LockError, Mutex};
 use shmem_bind::{
-    Arena, Bump, DirectoryError, Object, Payload, RegionAllocator, ShmemArc, ShmemBox, ShmemConf, Slab, Tlsf,
+    Arena, Bump, DirectoryError, MAX_ATTACHMENTS, Object, Payload, RegionAllocator, ShmemArc, ShmemBox,
+    ShmemConf, Slab, Tlsf,
 };
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -27,6 +29,7 @@ pub fn run(bytes: &[u8]) {
         mutation.apply(&mut image);
     }
     let actions: Vec<[u8; 4]> = rest(&mut input);
+    look_into(&image);
     stage::with(|stage| {
         look(stage, &image);
         use_as::<Tlsf>(stage, &image, &actions);
@@ -34,6 +37,40 @@ pub fn run(bytes: &[u8]) {
         use_as::<Bump>(stage, &image, &actions);
         use_as_value(stage, &image);
     });
+}
+
+/// Takes a snapshot, and asks it everything.
+fn look_into(image: &Image) {
+    let snapshot = Snapshot::of_bytes(image.bytes());
+    black_box((snapshot.file_len(), snapshot.phase(), snapshot.is_orphan(), snapshot.statistics()));
+    let _ = black_box((snapshot.verdict().to_string(), snapshot.header().map_err(|error| error.to_string())));
+    black_box(snapshot.estate().map(|estate| estate.to_string()));
+    assert!(snapshot.tenants().iter().all(|tenant| tenant.slot() < MAX_ATTACHMENTS));
+    black_box(format!("{:?}", snapshot.tenants()));
+    let Some(arena) = snapshot.arena() else { return };
+    assert!(arena.fragmentation().is_none_or(|percent| percent <= 100));
+    let is_known = [Tlsf::ID, Slab::ID, Bump::ID].contains(&arena.allocator());
+    let mut end = 0;
+    for block in arena.blocks() {
+        // Of another allocator nobody has looked whether they overlap.
+        end = if is_known { end } else { 0 };
+        assert!(
+            end <= block.offset() && block.offset() % 16 == 8 && !block.is_empty(),
+            "{block:?} after {end}"
+        );
+        end = block.offset() + block.len();
+        black_box((
+            block.kind(),
+            block.object_len(),
+            block.type_tag(),
+            block.is_published(),
+            block.is_pinned(),
+        ));
+    }
+    assert!(end <= arena.heap_capacity());
+    for named in arena.names() {
+        assert!((1..256).contains(&named.name().len()) && named.block().offset() < arena.heap_capacity());
+    }
 }
 
 /// Asks everything that one may ask who only reads; nothing is written.
@@ -70,6 +107,11 @@ fn use_as<A: RegionAllocator>(stage: &Stage, image: &Image, actions: &[[u8; 4]])
         Ok(arena) => arena,
         Err(error) => return drop(black_box((error.to_string(), format!("{error:?}")))),
     };
+    // What an inspector has found to be sound is so for its users.
+    let snapshot = Snapshot::of_bytes(image.bytes());
+    if snapshot.arena().is_some() && snapshot.verdict() == Verdict::Sound {
+        assert_eq!((arena.check(), arena.usage().err()), (Ok(()), None));
+    }
     // What somebody else has formatted, and what is no arena, is refused.
     match payload {
         Ok(Payload::Arena { allocator, is_formed: true }) => assert_eq!(allocator, A::ID),

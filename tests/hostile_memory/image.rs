@@ -4,9 +4,10 @@
 //! leaked, named and pinned, attachments that live and such that have died. Their segment ids are the same in all
 //! processes, and so is all else but who is who, so that an input means the same each time.
 
+use shmem_bind::allocator::{BlockState, Extent, MIN_BLOCK_LEN};
 use shmem_bind::{
-    Arena, BlockState, Builder, Bump, Extent, Handle, MIN_BLOCK_LEN, OwnedFd, RegionAllocator, ShmemBox,
-    ShmemConf, Slab, Tlsf, UnlinkPolicy, shareable,
+    Arena, Builder, Bump, Handle, OwnedFd, RegionAllocator, ShmemBox, ShmemConf, Slab, Tlsf, UnlinkPolicy,
+    shareable,
 };
 use std::fs::File;
 use std::os::unix::fs::FileExt;

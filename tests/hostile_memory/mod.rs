@@ -19,7 +19,8 @@ pub mod stage;
 
 use arbitrary::{Arbitrary, Unstructured};
 use image::{EXPORT_WORDS, HEAP_START, Image, SLOT_LEN, SLOTS};
-use shmem_bind::{Extent, MAX_ATTACHMENTS};
+use shmem_bind::MAX_ATTACHMENTS;
+use shmem_bind::allocator::Extent;
 use std::fs;
 use std::path::Path;
 

@@ -13,7 +13,8 @@ use super::image::{
 use super::stage::{self, Bounds, Stage};
 use super::{Mutation, rest};
 use arbitrary::{Arbitrary, Unstructured};
-use shmem_bind::{Arena, Bump, Extent, Object, RegionAllocator, ShmemArc, ShmemBox, Slab, Tlsf};
+use shmem_bind::allocator::Extent;
+use shmem_bind::{Arena, Bump, Object, RegionAllocator, ShmemArc, ShmemBox, Slab, Tlsf};
 use std::hint::black_box;
 
 pub fn run(bytes: &[u8]) {

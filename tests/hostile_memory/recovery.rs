@@ -11,10 +11,8 @@
 
 use super::{rest, state};
 use arbitrary::{Arbitrary, Unstructured};
-use shmem_bind::{
-    BLOCK_HEADER_LEN, BlockState, Bump, Extent, GRANULE, Heap, HeapError, PlainHeap, RegionAllocator, Slab,
-    Tlsf,
-};
+use shmem_bind::allocator::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, Heap, HeapError, PlainHeap};
+use shmem_bind::{Bump, RegionAllocator, Slab, Tlsf};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

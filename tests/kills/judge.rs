@@ -10,7 +10,7 @@
 
 use super::queues::{self, QUEUE};
 use super::scenes::{Leaves, Scene};
-use super::stage::{MUTEX, Past, Sealed, Snapshot, Stage, ledger, mutex};
+use super::stage::{MUTEX, Past, Sealed, Snapshot, Stage, WAITED, Waited, ledger, mutex, waited};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{Forked, Wrong};
 use crate::common::pair::Pair;
@@ -177,7 +177,7 @@ fn look_around<A: Allocator>(
     let loose = entries.iter().any(|entry| entry.name() == "loose");
     assert!(!had_names || loose || may(Leaves::LOOSE), "a name is gone");
     for entry in &entries {
-        let holders = u32::from(observed && ["held", MUTEX, QUEUE].contains(&entry.name()));
+        let holders = u32::from(observed && ["held", MUTEX, QUEUE, WAITED].contains(&entry.name()));
         lost!(entry.holders(), holders, "the holders of {}", entry.name());
         if entry.name() == MUTEX {
             lock_and_unlock(&mutex(arena), scene);
@@ -185,6 +185,10 @@ fn look_around<A: Allocator>(
         }
         if entry.name() == QUEUE {
             queues::judge(arena, scene);
+            continue;
+        }
+        if entry.name() == WAITED {
+            wait_and_notify(&waited(arena), scene);
             continue;
         }
         let object = must("find", arena.find::<Sealed>(entry.name()));
@@ -217,6 +221,25 @@ fn lock_and_unlock<A>(mutex: &Mutex<Pair>, scene: &Scene<A>) {
     assert_eq!(guard.first, guard.second);
     guard.first += 1;
     guard.second += 1;
+}
+
+/// Initialises what the dead may have begun to, and waits where it may have waited, or notified.
+fn wait_and_notify(waited: &Waited, scene: &Scene<impl Allocator>) {
+    const MOMENT: Duration = Duration::from_millis(1);
+    let init = || waited.cell.get_or_init_for(Duration::from_secs(2), || Pair::of(9));
+    let pair = must("get_or_init", init());
+    assert!([2, 9].map(Pair::of).contains(pair), "a value that nobody has given: {pair:?}");
+    assert_eq!(must("wait", waited.cell.wait_for(MOMENT)), Some(pair));
+    lock_and_unlock(&waited.mutex, scene);
+    let guard = must("lock", waited.mutex.lock_for(Duration::from_secs(2)));
+    let (guard, result) = must("wait_for", waited.changed.wait_for(guard, MOMENT));
+    assert!(result.timed_out() && guard.first == guard.second, "woken by nobody");
+    drop(guard);
+    waited.changed.notify_all();
+    let since = waited.event.listen();
+    waited.event.notify_one();
+    assert!(must("wait for the event", waited.event.wait(since, Duration::ZERO)));
+    assert_eq!(must("wait_until", waited.event.wait_until(MOMENT, || None::<()>)), None);
 }
 
 /// Takes all names, and all that was leaked, and gives it up; gives how many names are for ever.

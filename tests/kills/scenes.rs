@@ -2,12 +2,14 @@
 
 use super::given::Given;
 use super::judge;
-use super::stage::{Aligned, MAX_SIZE, MUTEX, Past, Sealed, attach, builder, ledger, mutex, patience};
+use super::stage::{
+    Aligned, MAX_SIZE, MUTEX, Past, Sealed, attach, builder, ledger, mutex, patience, waited,
+};
 use super::stepper::Trace;
 use crate::common::arena::Allocator;
 use crate::common::pair::Pair;
 use bitflags::bitflags;
-use shmem_bind::sync::{LockError, Orphaned};
+use shmem_bind::sync::{LockError, LockFailure, Orphaned};
 use shmem_bind::{Builder, Handle, OwnedFd, ShmemArc, ShmemBox, ShmemConf};
 use std::time::Duration;
 
@@ -101,6 +103,7 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     use Past::{
         Condemned, Corpse, Crowded, Deserted, DirectoryLocked, DirectoryLockedLately, Full, FullLately,
         Growing, HeapLocked, HeapLockedLately, Memfd, Mutex, MutexLocked, Nothing, Observed, Unformed,
+        Waited, WaitedBegun,
     };
 
     // Allocating and freeing.
@@ -295,6 +298,10 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let arena = victim.attach();
         victim.does(|| arena.unpublish::<Sealed>("held").unwrap());
     });
+    add("unpublish without the type", Observed, Leaves::LOOSE, true, |victim| {
+        let arena = victim.attach();
+        victim.does(|| arena.unpublish_any("loose").unwrap());
+    });
     add("find", Observed, nothing, true, |victim| {
         let arena = victim.attach();
         victim.does(|| arena.find::<Sealed>("loose").unwrap());
@@ -409,6 +416,48 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
     add("lock what the dead had, and give it up", MutexLocked, Leaves::GIVEN_UP, true, |victim| {
         let mutex = mutex(&victim.attach());
         victim.does(|| orphaned(&mutex).give_up());
+    });
+
+    // Waiting, and what ends it.
+    const MOMENT: Duration = Duration::from_millis(2);
+    for (label, past) in [("get_or_init", Waited), ("get_or_init what the dead had begun", WaitedBegun)] {
+        add(label, past, nothing, true, |victim| {
+            let waited = waited(&victim.attach());
+            victim.does(|| assert_eq!(waited.cell.get_or_init(|| Pair::of(2)), Ok(&Pair::of(2))));
+        });
+    }
+    add("get_or_try_init that fails", Waited, nothing, true, |victim| {
+        let waited = waited(&victim.attach());
+        let fail = || Err(LockFailure::Busy);
+        victim.does(|| assert_eq!(waited.cell.get_or_try_init(fail), Err(LockFailure::Busy)));
+    });
+    add("wait for a value", Waited, nothing, true, |victim| {
+        let waited = waited(&victim.attach());
+        victim.does(|| assert_eq!(waited.cell.wait_for(MOMENT), Ok(None)));
+    });
+    add("wait at a condvar, and change", Waited, nothing, true, |victim| {
+        let waited = waited(&victim.attach());
+        victim.does(|| {
+            let guard = waited.mutex.lock_for(patience()).unwrap();
+            let (mut guard, _) = waited.changed.wait_for(guard, MOMENT).unwrap();
+            guard.first = 2;
+            guard.second = 2;
+        });
+    });
+    add("change, and notify at a condvar", Waited, nothing, true, |victim| {
+        let waited = waited(&victim.attach());
+        victim.does(|| {
+            *waited.mutex.lock_for(patience()).unwrap() = Pair::of(2);
+            waited.changed.notify_one();
+        });
+    });
+    add("wait for an event", Waited, nothing, true, |victim| {
+        let waited = waited(&victim.attach());
+        victim.does(|| assert_eq!(waited.event.wait_until(MOMENT, || None::<()>), Ok(None)));
+    });
+    add("notify all of an event", Waited, nothing, true, |victim| {
+        let waited = waited(&victim.attach());
+        victim.does(|| waited.event.notify_all());
     });
 
     // The segment.

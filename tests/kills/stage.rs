@@ -8,7 +8,7 @@ use crate::common::pair::Pair;
 use crate::common::{TestName, path_of};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::WaitStatus;
-use shmem_bind::sync::Mutex;
+use shmem_bind::sync::{Condvar, Event, Mutex, OnceCell};
 use shmem_bind::{
     Arena, Builder, BuilderWithSize, OwnedFd, SegmentId, ShmemArc, ShmemBox, ShmemConf, ShmemError, shareable,
 };
@@ -178,6 +178,36 @@ pub fn mutex<A: Allocator>(arena: &Arena<A>) -> ShmemArc<Mutex<Pair>> {
     arena.find(MUTEX).unwrap()
 }
 
+shareable! {
+    /// What processes wait for.
+    #[derive(Debug)]
+    #[repr(C)]
+    pub struct Waited {
+        pub cell: OnceCell<Pair>,
+        pub mutex: Mutex<Pair>,
+        pub changed: Condvar,
+        pub event: Event,
+    }
+}
+
+impl Waited {
+    /// Somebody has waited in vain, and may do so still, for all that is said.
+    fn in_vain(arena: &Arena<impl Allocator>) -> ShmemArc<Self> {
+        let (cell, mutex) = (OnceCell::new(), Mutex::new(Pair::of(1)));
+        let object = Self { cell, mutex, changed: Condvar::new(), event: Event::new() };
+        let object = ShmemBox::into_arc(arena.alloc(object).unwrap());
+        drop(object.changed.wait_for(object.mutex.lock().unwrap(), Duration::ZERO).unwrap());
+        assert!(!object.event.wait(object.event.listen(), Duration::ZERO).unwrap());
+        object
+    }
+}
+
+pub const WAITED: &str = "waited";
+
+pub fn waited<A: Allocator>(arena: &Arena<A>) -> ShmemArc<Waited> {
+    arena.find(WAITED).unwrap()
+}
+
 /// What there is when the victim comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Past {
@@ -218,6 +248,10 @@ pub enum Past {
     /// As `Observed`, with a queue that has a name for ever.
     Mpmc,
     Spsc,
+    /// As `Observed`, with something to wait for that has a name for ever.
+    Waited,
+    /// The same, and another process was killed that was initialising it.
+    WaitedBegun,
 }
 
 pub fn builder(name: &str, past: Past) -> BuilderWithSize {
@@ -238,6 +272,7 @@ pub struct Holdings<A> {
     held: ShmemArc<Sealed>,
     mutex: Option<ShmemArc<Mutex<Pair>>>,
     queue: Option<Box<dyn Any>>,
+    waited: Option<ShmemArc<Waited>>,
 }
 
 impl<A: Allocator> Holdings<A> {
@@ -254,7 +289,7 @@ impl<A: Allocator> Holdings<A> {
         arena.publish("loose", &loose).unwrap();
         drop(loose);
         ledger().set_handle(ShmemBox::leak(object()).to_bits());
-        Self { arena, boxes, slices, held, mutex: None, queue: None }
+        Self { arena, boxes, slices, held, mutex: None, queue: None, waited: None }
     }
 
     /// Blocks of its own that no name leads to.
@@ -283,8 +318,8 @@ impl<A: Allocator> Holdings<A> {
         if !is_named {
             ids.push(self.held.id());
         }
-        let Self { arena, boxes, slices, held, mutex, queue } = self;
-        drop((boxes, slices, held, mutex, queue));
+        let Self { arena, boxes, slices, held, mutex, queue, waited } = self;
+        drop((boxes, slices, held, mutex, queue, waited));
         assert!(ids.into_iter().all(|id| ledger().times_destroyed(id) == 1), "a destructor has not run once");
         arena
     }
@@ -397,6 +432,20 @@ impl<A: Allocator> Stage<A> {
                 }
             }
             Past::Mpmc | Past::Spsc => holdings.queue = Some(queues::make(&holdings.arena, past)),
+            Past::Waited | Past::WaitedBegun => {
+                let object = Waited::in_vain(&holdings.arena);
+                holdings.arena.publish_pinned(WAITED, &object).unwrap();
+                holdings.waited = Some(object);
+                if past == Past::WaitedBegun {
+                    stage._dead.push(Self::forked(|| {
+                        let waited = waited(&attach::<A>(&name));
+                        _ = waited.cell.get_or_init(|| {
+                            raise(Signal::SIGKILL).unwrap();
+                            Pair::of(1)
+                        });
+                    }));
+                }
+            }
             Past::Condemned => {
                 let (box_, slice) = (holdings.boxes.pop().unwrap(), holdings.slices.pop().unwrap());
                 stage.while_locked(calls, || drop((box_, slice)));

@@ -151,6 +151,10 @@ fn usual(operation: &Operation, call: Call, errno: Errno) -> Effect {
         (Getdents, _) => error("getdents64"),
         // Memory of the file system's that is had for no use is used when the arena grows after all.
         (Remove, _) => Effect::Nothing,
+        // What is not known to be a hole is read.
+        (SeekData | SeekHole, _) => Effect::Nothing,
+        // It may take more memory.
+        (SmallPages, _) => Effect::Nothing,
         // The operation says whether zeros could be put there.
         (MapBlank, _) => Effect::Unnoticed,
         // A child may get zeros where it was to get nothing.

@@ -7,6 +7,7 @@ use super::stage::{Call, Injection};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
+use shmem_bind::inspect::Snapshot;
 use shmem_bind::{Builder, CopyRegion, ShmemBox, ShmemError, Tlsf, UnlinkPolicy, segments, unlink};
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -447,6 +448,20 @@ pub const ALL: &[Operation] = &[
                 | Errno::ENODEV,
             ) => Some(Effect::Unnoticed),
             (OpenExisting, _) => Some(Effect::Error(os("open", errno))),
+            _ => None,
+        },
+        ..USUAL
+    },
+    Operation {
+        label: "a snapshot",
+        beside: observed,
+        act: |victim| {
+            victim.warm_up();
+            victim.run(|| Snapshot::take(victim.name).map(|_| (0, ())));
+        },
+        effect: |call, errno| match (call.site, errno) {
+            // That there is no memory for a copy, and that the name has gone, is what it says then.
+            (MapSparse | WipeSparse, _) | (StatusAt, Errno::ENOENT) => Some(Effect::Nothing),
             _ => None,
         },
         ..USUAL

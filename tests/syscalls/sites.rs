@@ -46,6 +46,9 @@ pub enum Site {
     FlockExclusive,
     FlockShared,
     Pread,
+    /// Where the next data are, and where they end.
+    SeekData,
+    SeekHole,
     Pwrite,
     Fchmod,
     Ftruncate,
@@ -62,6 +65,8 @@ pub enum Site {
     MapBlank,
     WipePrivate,
     WipeSparse,
+    /// Of a copy.
+    SmallPages,
     DontFork,
     DontForkBlank,
     Populate,
@@ -108,6 +113,7 @@ const SOURCES: &[(&str, &str, usize, &[Site])] = &[
     ("shm.rs", "fs::statat", 1, &[StatusAt]),
     ("shm.rs", "fs::flock", 1, &[FlockExclusive, FlockShared]),
     ("shm.rs", "io::pread", 1, &[Pread]),
+    ("shm.rs", "fs::seek", 2, &[SeekData, SeekHole]),
     ("shm.rs", "io::pwrite", 1, &[Pwrite]),
     ("shm.rs", "fs::fchmod", 1, &[Fchmod]),
     ("shm.rs", "fs::ftruncate", 1, &[Ftruncate]),
@@ -119,7 +125,12 @@ const SOURCES: &[(&str, &str, usize, &[Site])] = &[
     ("shm.rs", "fs::unlink", 1, &[Unlink]),
     ("shm.rs", "mm::mmap", 1, &[MapShared]),
     ("shm.rs", "mm::mmap_anonymous", 4, &[MapPrivate, MapSparse, MapBlank, Bar]),
-    ("shm.rs", "mm::madvise", 6, &[WipePrivate, WipeSparse, DontFork, DontForkBlank, Populate, Remove]),
+    (
+        "shm.rs",
+        "mm::madvise",
+        7,
+        &[WipePrivate, WipeSparse, SmallPages, DontFork, DontForkBlank, Populate, Remove],
+    ),
     ("shm.rs", "mm::munmap", 2, &[Munmap, Unbar]),
 ];
 
@@ -180,6 +191,7 @@ impl Site {
                 EINVAL,
             ],
             ReadProcFile | Pread => &[EINTR, EIO, EAGAIN, EINVAL, EISDIR, EBADF, EFAULT, EOVERFLOW],
+            SeekData | SeekHole => &[EINVAL, ENXIO, EOVERFLOW, ESPIPE, EBADF],
             OpenExisting | OpenCreating | OpenAgain => &[
                 EACCES,
                 EMFILE,
@@ -300,7 +312,7 @@ impl Site {
                 &[ENOMEM, EAGAIN, ENFILE, EPERM, EACCES, ENODEV, EOVERFLOW, ETXTBSY, EBADF, EINVAL]
             }
             Bar => &[EEXIST, ENOMEM, EAGAIN, EPERM, EINVAL],
-            WipePrivate | WipeSparse | DontFork | DontForkBlank => {
+            WipePrivate | WipeSparse | SmallPages | DontFork | DontForkBlank => {
                 &[ENOMEM, EAGAIN, EINVAL, EACCES, EBADF, EIO]
             }
             Populate => &[EINTR, EFAULT, ENOMEM, EAGAIN, EINVAL, EACCES, EBADF, EIO, EHWPOISON, ENOSPC],
@@ -428,6 +440,8 @@ pub fn classify(request: &Request, context: &Context<'_>) -> Result<Option<Site>
         libc::SYS_flock if has(second, libc::LOCK_EX) => FlockExclusive,
         libc::SYS_flock => FlockShared,
         libc::SYS_pread64 => Pread,
+        libc::SYS_lseek if third == libc::SEEK_DATA as u64 => SeekData,
+        libc::SYS_lseek => SeekHole,
         libc::SYS_pwrite64 => Pwrite,
         libc::SYS_fchmod => Fchmod,
         libc::SYS_ftruncate => Ftruncate,
@@ -443,6 +457,7 @@ pub fn classify(request: &Request, context: &Context<'_>) -> Result<Option<Site>
         libc::SYS_madvise => match third as i32 {
             libc::MADV_WIPEONFORK if context.last == Some(MapSparse) => WipeSparse,
             libc::MADV_WIPEONFORK => WipePrivate,
+            libc::MADV_NOHUGEPAGE => SmallPages,
             libc::MADV_DONTFORK if context.last == Some(MapBlank) => DontForkBlank,
             libc::MADV_DONTFORK => DontFork,
             libc::MADV_POPULATE_WRITE => Populate,

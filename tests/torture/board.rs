@@ -115,12 +115,13 @@ pub enum Deed {
     FoundPinned,
     Locked,
     FoundOrphan,
+    Initialized,
     Left,
     Audited,
 }
 
 impl Deed {
-    pub const NAMES: [&str; 16] = [
+    pub const NAMES: [&str; 17] = [
         "operations",
         "attached",
         "allocated",
@@ -135,6 +136,7 @@ impl Deed {
         "found pinned",
         "locked",
         "found orphaned",
+        "initialised",
         "left",
         "audited",
     ];

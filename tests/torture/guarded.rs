@@ -1,12 +1,15 @@
 //! Two equal numbers under a lock, with which processes die
 //!
 //! Beside the lock stands who has it, as that one says itself: after taking the lock and until giving it back. So who gets the
-//! lock knows whether it may: nobody stands there, or one that has been killed.
+//! lock knows whether it may: nobody stands there, or one that has been killed. Some wait for a change before they go on, and get
+//! the lock, or an orphan, that way.
+//!
+//! Cells beside them are initialised by whoever comes first; and what has once been seen in one is there for ever.
 
-use super::board::{HAS_LOCK, NO_LOCK, WANTS_LOCK, board};
+use super::board::{Deed, HAS_LOCK, NO_LOCK, WANTS_LOCK, board};
 use crate::common::arena::Random;
 use crate::common::pair::Pair;
-use shmem_bind::sync::{LockError, Mutex, MutexGuard};
+use shmem_bind::sync::{Condvar, LockError, LockResult, Mutex, MutexGuard, OnceCell, WaitError};
 use shmem_bind::{LockFailure, shareable};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -25,19 +28,61 @@ shareable! {
         /// How many had been [buried](super::board::Shared::buried) when it took the lock.
         buried: AtomicU64,
         pair: Mutex<Pair>,
+        changed: Condvar,
+        cells: [OnceCell<Pair>; CELLS],
+        /// What was seen in the cells.
+        seen: [AtomicU64; CELLS],
     }
 }
 
+const CELLS: usize = 32;
+
 impl Guarded {
     pub fn new() -> Self {
-        Self { holder: AtomicU64::new(0), buried: AtomicU64::new(0), pair: Mutex::new(Pair::of(0)) }
+        Self {
+            holder: AtomicU64::new(0),
+            buried: AtomicU64::new(0),
+            pair: Mutex::new(Pair::of(0)),
+            changed: Condvar::new(),
+            cells: [const { OnceCell::new() }; CELLS],
+            seen: [const { AtomicU64::new(0) }; CELLS],
+        }
+    }
+
+    /// Looks at a cell, and initialises it before if need be.
+    pub fn initialize(&self, random: &mut Random, patience: Duration) -> Result<(), LockFailure> {
+        let index = random.index(CELLS);
+        let pair = self.cells[index].get_or_init_for(patience, || {
+            if random.below(4) == 0 {
+                thread::sleep(Duration::from_micros(random.below(200)));
+            }
+            board().count(Deed::Initialized);
+            Pair::of(random.next())
+        })?;
+        assert_eq!(pair.first, pair.second, "half-written");
+        let seen =
+            self.seen[index].compare_exchange(0, pair.first, SeqCst, SeqCst).unwrap_or_else(|seen| seen);
+        assert!(seen == 0 || seen == pair.first, "initialised twice");
+        Ok(())
+    }
+
+    /// Has the numbers locked, and waits for a change of them at most so long.
+    fn wait<'a>(&self, guard: MutexGuard<'a, Pair>, time: Duration) -> LockResult<'a, Pair> {
+        match self.changed.wait_for(guard, time) {
+            Ok((guard, _)) => Ok(guard),
+            Err(WaitError::Orphaned { orphaned, .. }) => Err(LockError::Orphaned(orphaned)),
+            Err(error) => Err(LockError::Failed(error.failure())),
+        }
     }
 
     /// Locks the numbers, and changes them for a while; or leaves them orphaned, if they are.
     pub fn change(&self, random: &mut Random, patience: Duration) -> Result<(), LockFailure> {
         let (board, seat) = (board(), board().own_seat());
         seat.lock.store(WANTS_LOCK, SeqCst);
-        let locked = self.pair.lock_for(patience);
+        let locked = match self.pair.lock_for(patience) {
+            Ok(guard) if random.below(4) == 0 => self.wait(guard, Duration::from_micros(random.below(500))),
+            locked => locked,
+        };
         let result = match locked {
             Ok(guard) => {
                 let holder = self.holder.swap(seat.number.load(SeqCst), SeqCst);
@@ -58,6 +103,9 @@ impl Guarded {
             Err(error) => panic!("{error:?}"),
         };
         seat.lock.store(NO_LOCK, SeqCst);
+        if random.below(2) == 0 {
+            self.changed.notify_one();
+        }
         result
     }
 

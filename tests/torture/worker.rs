@@ -400,7 +400,7 @@ impl<A: RegionAllocator> Worker<'_, A> {
         }
     }
 
-    /// Changes what all change, under its lock; makes it if it is not there.
+    /// Changes what all change, under its lock, or initialises a part of it; makes it if it is not there.
     fn lock(&mut self, arena: &Arena<A>) {
         let object = match arena.find::<Guarded>(guarded::NAME) {
             Ok(object) => object,
@@ -417,7 +417,11 @@ impl<A: RegionAllocator> Worker<'_, A> {
             Err(error) => return self.plan.allow_name(error),
         };
         let patience = if self.random.below(4) == 0 { Duration::ZERO } else { self.plan.patience };
-        match object.change(&mut self.random, patience) {
+        let result = match self.random.below(4) {
+            0 => object.initialize(&mut self.random, patience),
+            _ => object.change(&mut self.random, patience),
+        };
+        match result {
             Ok(()) => self.board.count(Deed::Locked),
             Err(LockFailure::Busy) if patience.is_zero() => {}
             Err(error) => self.plan.allow_lock(error),

@@ -5,7 +5,8 @@
 //! an attachment would; its threads have them in common.
 
 use super::{Heap, Mapping, Place};
-use shmem_bind::{BLOCK_HEADER_LEN, HeapError, PlainHeap, RegionAllocator};
+use shmem_bind::allocator::{BLOCK_HEADER_LEN, HeapError, PlainHeap};
+use shmem_bind::RegionAllocator;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ const BEFORE: usize = 4096;
 pub struct Ours<A> {
     /// INVARIANT: refers to the next two, which live as long, and do not move. So it is the first to be dropped, and nobody
     /// gets it for longer.
-    heap: shmem_bind::Heap<'static>,
+    heap: shmem_bind::allocator::Heap<'static>,
     private: Arc<[AtomicU64]>,
     mapping: Arc<Mapping>,
     plain: &'static PlainHeap,

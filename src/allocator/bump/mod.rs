@@ -63,7 +63,7 @@ mod tests;
 use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
-use crate::heap::{Block, Heap, Request, Usage, Visit};
+use crate::heap::{Block, Demand, Heap, Request, Usage, Visit};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, EXTENT_OFFSET, Extent, GRANULE, MIN_BLOCK_LEN};
 use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
@@ -91,7 +91,8 @@ const COLOUR: u64 = 1 << 7;
 ///
 /// # Examples
 /// ```
-/// use shmem_bind::{Bump, PlainHeap, RegionAllocator};
+/// use shmem_bind::allocator::PlainHeap;
+/// use shmem_bind::{Bump, RegionAllocator};
 /// use std::sync::atomic::AtomicU64;
 ///
 /// let memory: Vec<AtomicU64> = (0..32).map(|_| AtomicU64::new(0)).collect();
@@ -101,7 +102,7 @@ const COLOUR: u64 = 1 << 7;
 /// let first = Bump::allocate(&heap, &plain.request(100, 1, 0))?;
 /// let second = Bump::allocate(&heap, &plain.request(8, 8, 0))?;
 /// assert_eq!(second, first + 128);
-/// # Ok::<(), shmem_bind::HeapError>(())
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
 /// ```
 #[derive(Debug)]
 pub enum Bump {}
@@ -352,7 +353,7 @@ unsafe impl RegionAllocator for Bump {
                 Status::InUse => keep(block),
                 Status::Void(slot) => {
                     let state = BlockState::owned_by(slot).ok_or(HeapError::Damaged { at: block.offset })?;
-                    keep(&Block { state, ..*block })
+                    keep(&block.with_state(state))
                 }
             };
             if !kept {
@@ -419,6 +420,10 @@ unsafe impl RegionAllocator for Bump {
             guard.set_len(len);
         }
         Ok(())
+    }
+
+    fn required_len(demand: &Demand<'_>) -> Option<u64> {
+        FIRST.checked_add(demand.row()?.bytes.max(MIN_BLOCK_LEN)).filter(|len| *len <= Extent::MAX_LEN)
     }
 
     fn begin_alone(heap: &Heap<'_>) -> Result<(), HeapError> {

@@ -24,7 +24,7 @@ const CLASS_SHIFT: u32 = 56;
 const ALL_WORDS: u64 = u32::MAX as u64;
 /// Places that are looked at before a new chunk is made. The search goes on from there next time, so in one round
 /// through a heap of `n` places at most `1 + n / LOOK` chunks are made that a full search would have spared.
-const LOOK: u64 = 256;
+pub(super) const LOOK: u64 = 256;
 
 /// A chunk.
 #[derive(Clone, Copy, Debug)]
@@ -94,9 +94,7 @@ impl<'h, 'a> Chunk<'h, 'a> {
 
     /// How many cells it has.
     pub(super) fn cells(self) -> u64 {
-        let layout = self.pages.layout;
-        let room = layout.chunk_len().saturating_sub(layout.first_cell);
-        room.checked_div(self.class.len()).unwrap_or(0)
+        self.pages.layout.cells_of(self.class)
     }
 
     /// The bitmap words that stand for cells.

@@ -81,13 +81,14 @@ mod page;
 mod chunk;
 mod magazine;
 mod locked;
+mod room;
 #[cfg(test)]
 mod tests;
 
 use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
-use crate::heap::{Block, Heap, Request, Usage, Visit};
+use crate::heap::{Block, Demand, Heap, Request, Usage, Visit};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent};
 use chunk::{Batch, Chunk};
 use class::Class;
@@ -111,6 +112,27 @@ const RUN_OVERHEAD: u64 = BLOCK_HEADER_LEN + 16;
 ///
 /// The heap must hold tables for all that it may grow to, 0.2 % of that. Memory that was once cut into cells of a
 /// length is for objects of about that length as long as anybody is attached.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use shmem_bind::{RegionAllocator, Slab};
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// let memory: Vec<AtomicU64> = (0..1 << 15).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(1 << 18);
+/// let private: Vec<AtomicU64> = (0..Slab::PRIVATE_WORDS).map(|_| AtomicU64::new(0)).collect();
+/// let heap = plain.heap(&memory, &private, 0);
+/// Slab::format(&heap)?;
+/// let small = Slab::allocate(&heap, &plain.request(24, 8, 0))?;
+/// assert_eq!(heap.block(small)?.extent.len(), 48, "the smallest class");
+/// Slab::free(&heap, small)?;
+/// Slab::check(&heap)?;
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Debug)]
 pub enum Slab {}
 
@@ -248,6 +270,10 @@ unsafe impl RegionAllocator for Slab {
             locked.set_len(len);
         }
         Ok(())
+    }
+
+    fn required_len(demand: &Demand<'_>) -> Option<u64> {
+        room::required_len(demand)
     }
 
     fn begin_alone(heap: &Heap<'_>) -> Result<(), HeapError> {

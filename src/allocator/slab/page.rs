@@ -134,6 +134,11 @@ impl Layout {
         1 << self.chunk_shift
     }
 
+    /// Cells of a chunk of this class.
+    pub(super) fn cells_of(self, class: Class) -> u64 {
+        self.chunk_len().saturating_sub(self.first_cell).checked_div(class.len()).unwrap_or(0)
+    }
+
     /// Pages of a chunk.
     pub(super) const fn chunk_pages(self) -> u64 {
         1 << self.chunk_shift.wrapping_sub(self.page_shift)

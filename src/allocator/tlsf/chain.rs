@@ -15,7 +15,12 @@ use crate::planted::{Mistake, is_planted};
 
 /// Where the first block begins.
 pub(super) const fn first(heap: &Heap<'_>) -> u64 {
-    let end = Class::end(heap.capacity()).heads_end(heap.capacity());
+    first_of(heap.capacity())
+}
+
+/// Where the first block of a heap of this capacity begins.
+pub(super) const fn first_of(capacity: u64) -> u64 {
+    let end = Class::end(capacity).heads_end(capacity);
     if end % GRANULE == 0 { end.wrapping_add(GRANULE / 2) } else { end }
 }
 

@@ -89,6 +89,7 @@ mod bins;
 mod chain;
 mod edge;
 mod lists;
+mod room;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod tests;
@@ -96,12 +97,13 @@ mod tests;
 use super::RegionAllocator;
 use crate::allocator_id::AllocatorId;
 use crate::error::HeapError;
-use crate::heap::{Block, Heap, HeapGuard, Request, Usage, Visit};
+use crate::heap::{Block, Demand, Heap, HeapGuard, Request, Usage, Visit};
 use crate::object::{BLOCK_HEADER_LEN, BlockState, Extent, GRANULE, MIN_BLOCK_LEN};
 #[cfg(planted)]
 use crate::planted::{Mistake, is_planted};
 use bins::Bin;
 use chain::Chain;
+use core::mem;
 use core::ops::ControlFlow;
 use edge::Edge;
 use lists::{Class, LINK_MASK, Lists, SEARCH};
@@ -128,6 +130,27 @@ const MAX_HEAP: u64 = 1 << 36;
 ///
 /// For heaps from some hundred bytes to 64 GiB; a heap may be larger, but what lies beyond is not used. A block
 /// costs its header of 24 bytes, and up to 31 that are left over.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::PlainHeap;
+/// use shmem_bind::{RegionAllocator, Tlsf};
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// Tlsf::format(&heap)?;
+/// let first = Tlsf::allocate(&heap, &plain.request(100, 8, 0))?;
+/// let second = Tlsf::allocate(&heap, &plain.request(100, 8, 0))?;
+/// Tlsf::free(&heap, first)?;
+/// Tlsf::free(&heap, second)?;
+/// // What is large is cut from a piece that is joined again.
+/// let largest = Tlsf::usage(&heap)?.largest_free;
+/// Tlsf::free(&heap, Tlsf::allocate(&heap, &plain.request(largest, 8, 0))?)?;
+/// Tlsf::check(&heap)?;
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 #[derive(Debug)]
 pub enum Tlsf {}
 
@@ -237,6 +260,10 @@ unsafe impl RegionAllocator for Tlsf {
         guard.set_len(len);
         Ok(())
     }
+
+    fn required_len(demand: &Demand<'_>) -> Option<u64> {
+        room::required_len(demand)
+    }
 }
 
 /// What `lock` is to do after a death.
@@ -259,11 +286,14 @@ const fn damaged(at: u64) -> HeapError {
 /// Allocates what is in no bin.
 #[inline(never)]
 fn allocate_listed(heap: &Heap<'_>, need: u64, request: &Request) -> Result<u64, HeapError> {
-    let found = match take(heap, need, request.align()) {
-        Err(HeapError::OutOfMemory) if empty_bins(heap)? => take(heap, need, request.align()),
-        found => found,
+    let mut is_again = false;
+    let found = loop {
+        match take(heap, need, request.align()) {
+            Err(HeapError::OutOfMemory) if !mem::replace(&mut is_again, true) && empty_bins(heap)? => {}
+            found => break found?,
+        }
     };
-    carve(heap, &found?, need, request)
+    carve(heap, &found, need, request)
 }
 
 /// A free block that an object's block fits into.

@@ -310,7 +310,7 @@ impl Process {
             has_taken_over: Cell::new(false),
             has_released: Cell::new(false),
         };
-        Self { lock: RawLock { word, unused: PlainU32::new(0) } }
+        Self { lock: RawLock::over(word) }
     }
 
     fn view(&self) -> &View {

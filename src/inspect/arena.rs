@@ -1,0 +1,320 @@
+//! What is in an arena, and whether it is sound
+//!
+//! The crate's own code is run over a copy: it walks, checks, counts, and even gives back what the dead hold, to see how much
+//! that would be. In a copy nobody is at work, so whoever holds a lock in it is gone, and what it was at is put right
+//! as after a death. By what an arena promises that can be done at every instant.
+
+use super::block::{BlockInfo, Named};
+use super::tenant::{Life, Tenant};
+use super::verdict::{Damage, Part, Unchecked};
+use crate::allocator::{Bump, RegionAllocator, Slab, Tlsf};
+use crate::allocator_id::AllocatorId;
+use crate::arena::{self, Reclaimed};
+use crate::directory::Directory;
+use crate::error::HeapError;
+use crate::exports::Exports;
+use crate::heap::{Heap, Usage};
+use crate::lock::{Holder, Peek, RawLock, Roll};
+use crate::membership::{MAX_ATTACHMENTS, Slot};
+use crate::object::BLOCK_HEADER_LEN;
+use crate::region::Region;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::ControlFlow;
+use core::sync::atomic::AtomicU64;
+use core::time::Duration;
+
+/// Who holds a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockState {
+    /// Nobody.
+    Free,
+    /// The attachment of this slot, or a former one: then the next one who takes it puts right what it protects.
+    Held {
+        /// Number of the slot.
+        slot: u32,
+    },
+    /// Nobody any more: what it protects could not be put right.
+    GivenUp,
+    /// Its word is none that a lock can have.
+    Damaged,
+}
+
+impl LockState {
+    fn of(lock: &RawLock) -> Self {
+        match lock.peek() {
+            Peek::Free => Self::Free,
+            Peek::Held(slot) => Self::Held { slot: slot.index() as u32 },
+            Peek::NotRecoverable => Self::GivenUp,
+            Peek::Damaged => Self::Damaged,
+        }
+    }
+}
+
+/// What is in an arena.
+#[derive(Clone, Debug)]
+pub struct ArenaInfo {
+    pub(super) allocator: AllocatorId,
+    pub(super) heap_len: u64,
+    pub(super) heap_capacity: u64,
+    pub(super) heap_lock: LockState,
+    pub(super) directory_lock: LockState,
+    pub(super) blocks: Vec<BlockInfo>,
+    pub(super) has_all_blocks: bool,
+    pub(super) names: Vec<Named>,
+    pub(super) usage: Option<Usage>,
+    pub(super) reclaimed: Reclaimed,
+    pub(super) estate: Option<Reclaimed>,
+}
+
+impl ArenaInfo {
+    /// Who manages its memory.
+    #[must_use]
+    pub const fn allocator(&self) -> AllocatorId {
+        self.allocator
+    }
+
+    /// Length of the heap that is in use now, in bytes. The payload begins with the heap.
+    #[must_use]
+    pub const fn heap_len(&self) -> u64 {
+        self.heap_len
+    }
+
+    /// Length that the heap may grow to, in bytes.
+    #[must_use]
+    pub const fn heap_capacity(&self) -> u64 {
+        self.heap_capacity
+    }
+
+    /// The lock of the allocator.
+    #[must_use]
+    pub const fn heap_lock(&self) -> LockState {
+        self.heap_lock
+    }
+
+    /// The lock of the directory.
+    #[must_use]
+    pub const fn directory_lock(&self) -> LockState {
+        self.directory_lock
+    }
+
+    /// The blocks, in the order of their offsets: those in use, and the free ones that the allocator knows of as such.
+    #[must_use]
+    pub fn blocks(&self) -> &[BlockInfo] {
+        &self.blocks
+    }
+
+    /// Whether these are all. Else those behind the first damage are missing; or, if the allocator is none of this
+    /// crate, all whose object nothing outside may lead to: neither a name, nor a handle, nor a reference.
+    #[must_use]
+    pub const fn has_all_blocks(&self) -> bool {
+        self.has_all_blocks
+    }
+
+    /// The names in the directory, sorted; those that could be read.
+    #[must_use]
+    pub fn names(&self) -> &[Named] {
+        &self.names
+    }
+
+    /// How much is in use, as [`Arena::usage`](crate::Arena::usage) has it; `None` if that cannot be said.
+    #[must_use]
+    pub const fn usage(&self) -> Option<&Usage> {
+        self.usage.as_ref()
+    }
+
+    /// How much of the free memory is not in its largest piece, in percent; `None` if that cannot be said.
+    #[must_use]
+    pub fn fragmentation(&self) -> Option<u32> {
+        let usage = self.usage?;
+        if usage.free == 0 {
+            return Some(0);
+        }
+        let largest = u128::from(usage.largest_free.saturating_add(BLOCK_HEADER_LEN).min(usage.free));
+        let percent = largest.saturating_mul(100).checked_div(u128::from(usage.free))?;
+        u32::try_from(percent).ok().and_then(|percent| 100_u32.checked_sub(percent))
+    }
+
+    /// What was given back of the dead since the arena was made.
+    #[must_use]
+    pub const fn reclaimed(&self) -> &Reclaimed {
+        &self.reclaimed
+    }
+}
+
+/// What a look at an arena gives.
+pub(super) struct Look {
+    pub(super) info: ArenaInfo,
+    /// The first thing that does not hold.
+    pub(super) damage: Option<Damage>,
+    pub(super) unchecked: Option<Unchecked>,
+}
+
+/// In a copy nobody is at work.
+struct Nobody;
+
+impl Roll for Nobody {
+    fn is_gone(&self, _: Holder) -> bool {
+        true
+    }
+}
+
+/// Looks at the arena in a copy, which is of no more use afterwards.
+pub(super) fn look(region: &Region, allocator: AllocatorId, tenants: &[Tenant]) -> Look {
+    match allocator {
+        AllocatorId::TLSF => look_at::<Tlsf>(region, tenants),
+        AllocatorId::SLAB => look_at::<Slab>(region, tenants),
+        AllocatorId::BUMP => look_at::<Bump>(region, tenants),
+        _ => look_from_outside(region, allocator),
+    }
+}
+
+/// The one who looks: the last slot, which is as good as any.
+fn me() -> Holder {
+    let last = Slot::new(u64::from(MAX_ATTACHMENTS).saturating_sub(1));
+    Holder::new(last.unwrap_or(Slot::FIRST), 0)
+}
+
+fn heap<'a>(region: &'a Region, private: &'a [AtomicU64]) -> Heap<'a> {
+    Heap::new(region.heap_words(), &region.header().heap, private, me(), &Nobody, Duration::ZERO)
+}
+
+/// What can be said before anything is looked at closely.
+fn outline(heap: &Heap<'_>, region: &Region, allocator: AllocatorId) -> ArenaInfo {
+    let header = region.header();
+    ArenaInfo {
+        allocator,
+        heap_len: heap.len(),
+        heap_capacity: heap.capacity(),
+        heap_lock: LockState::of(header.heap.lock()),
+        directory_lock: LockState::of(&header.directory.lock),
+        blocks: Vec::new(),
+        has_all_blocks: false,
+        names: Vec::new(),
+        usage: None,
+        reclaimed: arena::so_far(header),
+        estate: None,
+    }
+}
+
+fn lock_damage(info: &ArenaInfo) -> Option<Damage> {
+    let locks = [(info.heap_lock, Part::Allocator), (info.directory_lock, Part::Directory)];
+    locks.into_iter().find_map(|(state, part)| match state {
+        LockState::Damaged => Some(Damage::Lock(part)),
+        LockState::GivenUp => Some(Damage::GivenUp(part)),
+        LockState::Free | LockState::Held { .. } => None,
+    })
+}
+
+fn look_at<A: RegionAllocator>(region: &Region, tenants: &[Tenant]) -> Look {
+    let private: Vec<AtomicU64> = (0..A::PRIVATE_WORDS).map(|_| AtomicU64::new(0)).collect();
+    let heap = heap(region, &private);
+    let exports = Exports::new(region.export_words());
+    let mut info = outline(&heap, region, A::ID);
+    let mut damage = lock_damage(&info);
+    let mut note = |part, result: Result<(), HeapError>| {
+        damage = damage.or(result.err().and_then(|error| Damage::of(part, error)));
+        damage.is_none()
+    };
+
+    let (walked, has_room) = collect::<A>(&heap, &mut info.blocks);
+    info.has_all_blocks = walked.is_ok() && has_room;
+    let is_sound = note(Part::Allocator, walked.and_then(|()| A::check(&heap)));
+    if is_sound {
+        note(Part::Exports, arena::check_exports::<A>(&heap, exports));
+    }
+    match Directory::<A>::new(&heap, &region.header().directory, exports).enter() {
+        Ok(entered) => {
+            let listed = read_names(&heap, &mut info.names, |visit| entered.each(visit));
+            // It looks at all blocks, too.
+            if note(Part::Directory, listed) {
+                note(Part::Directory, entered.check());
+            }
+        }
+        Err(error) => _ = note(Part::Directory, Err(error)),
+    }
+    // These change the copy, and whatever they come upon, its users will.
+    let usage = A::usage(&heap);
+    note(Part::Allocator, usage.map(drop));
+    info.usage = usage.ok();
+    let dead = tenants.iter().filter(|tenant| tenant.life() == Life::Dead);
+    let slots = dead.map(Tenant::bit).fold(0, |bits, bit| bits | bit);
+    let estate =
+        if slots == 0 { Ok(Reclaimed::default()) } else { arena::give_back::<A>(region, &heap, slots) };
+    note(Part::Allocator, estate.map(drop));
+    info.estate = estate.ok();
+    Look { info, damage, unchecked: (!has_room).then_some(Unchecked::NoMemory) }
+}
+
+/// Gathers the blocks; gives whether there was memory for all.
+fn collect<A: RegionAllocator>(
+    heap: &Heap<'_>,
+    blocks: &mut Vec<BlockInfo>,
+) -> (Result<(), HeapError>, bool) {
+    let mut has_room = true;
+    let walked = A::walk(heap, &mut |block| {
+        if blocks.try_reserve(1).is_err() {
+            has_room = false;
+            return ControlFlow::Break(());
+        }
+        blocks.push(BlockInfo(*block));
+        ControlFlow::Continue(())
+    });
+    (walked, has_room)
+}
+
+/// What is known of an arena whose allocator is not: what names, handles and references lead to.
+fn look_from_outside(region: &Region, allocator: AllocatorId) -> Look {
+    let heap = heap(region, &[]);
+    let exports = Exports::new(region.export_words());
+    let mut info = outline(&heap, region, allocator);
+    let mut damage = lock_damage(&info);
+    let mut from = 0;
+    while let Some(offset) = exports.next(from, heap.len()) {
+        from = offset.saturating_add(1);
+        if let Ok(block) = heap.block(offset) {
+            if info.blocks.try_reserve(1).is_err() {
+                break;
+            }
+            info.blocks.push(BlockInfo(block));
+        }
+    }
+    // Of the allocator nothing is called unless a dead one's work is to be finished, which is not done here.
+    let directory = Directory::<Tlsf>::new(&heap, &region.header().directory, exports);
+    let listed = directory.lock_unchecked().and_then(|entered| {
+        let listed = read_names(&heap, &mut info.names, |visit| entered.each(visit));
+        drop(entered);
+        listed
+    });
+    // Half of a change is no damage.
+    if info.directory_lock == LockState::Free {
+        damage = damage.or(listed.err().and_then(|error| Damage::of(Part::Directory, error)));
+    }
+    Look { info, damage, unchecked: Some(Unchecked::Allocator(allocator)) }
+}
+
+type VisitName<'v> = dyn FnMut(&crate::directory::NameBuffer, u64) -> Result<(), HeapError> + 'v;
+
+/// Gathers the names that `each` passes on.
+fn read_names(
+    heap: &Heap<'_>,
+    names: &mut Vec<Named>,
+    each: impl FnOnce(&mut VisitName<'_>) -> Result<(), HeapError>,
+) -> Result<(), HeapError> {
+    // Entries that lie in each other could have more names than there is memory.
+    let mut room = heap.len();
+    let result = each(&mut |name, object| {
+        let block = heap.block(object)?;
+        let name = name.as_str();
+        room = room.checked_sub(name.len() as u64).ok_or(HeapError::Damaged { at: object })?;
+        let mut copied = String::new();
+        if copied.try_reserve_exact(name.len()).is_ok() && names.try_reserve(1).is_ok() {
+            copied.push_str(name);
+            names.push(Named { name: copied, block: BlockInfo(block) });
+        }
+        Ok(())
+    });
+    names.sort_by(|one, other| one.name.cmp(&other.name));
+    result
+}
