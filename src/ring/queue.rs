@@ -167,7 +167,9 @@ struct Cell<T> {
 }
 
 impl<T> Cell<T> {
-    const EMPTY: Self = Self { word: AtomicU64::new(0), element: UnsafeCell::new(MaybeUninit::zeroed()) };
+    const fn empty() -> Self {
+        Self { word: AtomicU64::new(0), element: UnsafeCell::new(MaybeUninit::zeroed()) }
+    }
 }
 
 // SAFETY: an element is one process's at a time, by invariant 1, and so merely sent from one to the next.
@@ -211,7 +213,7 @@ impl<T, const N: usize, M> Queue<T, N, M> {
                 not_full: RawEvent::new(),
                 is_closed: AtomicU32::new(0),
             },
-            cells: [const { Cell::EMPTY }; N],
+            cells: [const { Cell::empty() }; N],
             mode: PhantomData,
         }
     }

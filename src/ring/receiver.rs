@@ -144,7 +144,8 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
         Ok(Received { receiver: self, position: run.start })
     }
 
-    /// Receives all elements that there are, `most` at most, without waiting. It costs less than to receive them one by one.
+    /// Receives the elements that there are, one after the other, `most` at most, without waiting. It costs less than to receive
+    /// them one by one. Where one is not there yet, or was given up, it ends, though there may be more behind.
     ///
     /// Of an `Mpmc` they are this receiver's as soon as this returns: killed, it loses all that it has not given yet.
     ///

@@ -117,16 +117,22 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     where
         T: Copy,
     {
-        if values.is_empty() {
-            return Ok(0);
+        let mut rest = values;
+        while !rest.is_empty() {
+            let run = match self.claim(rest.len() as u64, true) {
+                Ok(run) => run,
+                // Another call is told.
+                Err(_) if rest.len() < values.len() => break,
+                Err(refusal) => return Err(self.error(refusal)),
+            };
+            for (value, offset) in rest.iter().zip(0..run.len) {
+                self.write(run.start.wrapping_add(offset), *value);
+            }
+            self.finish(run, Outcome::Full);
+            // Never more than there are. It may be fewer, where a place is a dead process's.
+            rest = rest.get(run.len as usize..).unwrap_or_default();
         }
-        let run = self.claim(values.len() as u64, true).map_err(|refusal| self.error(refusal))?;
-        for (value, offset) in values.iter().zip(0..run.len) {
-            self.write(run.start.wrapping_add(offset), *value);
-        }
-        self.finish(run, Outcome::Full);
-        // At most as many as there are values.
-        Ok(run.len as usize)
+        Ok(values.len().wrapping_sub(rest.len()))
     }
 
     /// Takes a place for an element that is written where it lies, without waiting.

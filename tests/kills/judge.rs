@@ -8,6 +8,7 @@
 //! - When all objects are given up, the arena is empty. Each destructor has run at most once, that of an object that a
 //!   living process gave up exactly once.
 
+use super::queues::{self, QUEUE};
 use super::scenes::{Leaves, Scene};
 use super::several::{SEVERAL, several, share};
 use super::stage::{MUTEX, Past, Sealed, Snapshot, Stage, WAITED, Waited, ledger, mutex, waited};
@@ -179,10 +180,14 @@ fn look_around<A: Allocator>(
     let loose = entries.iter().any(|entry| entry.name() == "loose");
     assert!(!had_names || loose || may(Leaves::LOOSE), "a name is gone");
     for entry in &entries {
-        let holders = u32::from(observed && ["held", MUTEX, WAITED, SEVERAL].contains(&entry.name()));
+        let holders = u32::from(observed && ["held", MUTEX, QUEUE, WAITED, SEVERAL].contains(&entry.name()));
         lost!(entry.holders(), holders, "the holders of {}", entry.name());
         if entry.name() == MUTEX {
             lock_and_unlock(&mutex(arena), scene);
+            continue;
+        }
+        if entry.name() == QUEUE {
+            queues::judge(arena, scene);
             continue;
         }
         if entry.name() == WAITED {

@@ -10,6 +10,7 @@
 
 pub mod given;
 pub mod judge;
+pub mod queues;
 pub mod scenes;
 pub mod several;
 pub mod stage;

@@ -549,6 +549,7 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         let conf = Builder::memfd().timeout(patience()).attach(victim.memfd.unwrap()).unwrap();
         victim.does(|| drop(conf));
     });
+    super::queues::add_scenes(&mut scenes);
     // Bump needs no lock that one could die with, and gives memory back only to one who is alone.
     let is_bump = A::NAME == "bump";
     scenes.retain(|scene| {

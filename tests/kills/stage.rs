@@ -1,5 +1,6 @@
 //! The segment that a victim comes to, and what was there before it
 
+use super::queues;
 use super::several::{self, Several};
 use super::stepper::{Step, Stepper, View};
 use crate::common::arena::Allocator;
@@ -12,6 +13,7 @@ use shmem_bind::sync::{Condvar, Event, Mutex, OnceCell};
 use shmem_bind::{
     Arena, Builder, BuilderWithSize, OwnedFd, SegmentId, ShmemArc, ShmemBox, ShmemConf, ShmemError, shareable,
 };
+use std::any::Any;
 use std::collections::HashMap;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -244,6 +246,9 @@ pub enum Past {
     Mutex,
     /// The same, and another process was killed that had it locked.
     MutexLocked,
+    /// As `Observed`, with a queue that has a name for ever.
+    Mpmc,
+    Spsc,
     /// As `Observed`, with something to wait for that has a name for ever.
     Waited,
     /// The same, and another process was killed that was initialising it.
@@ -273,6 +278,7 @@ pub struct Holdings<A> {
     /// Has the name "held".
     held: ShmemArc<Sealed>,
     mutex: Option<ShmemArc<Mutex<Pair>>>,
+    queue: Option<Box<dyn Any>>,
     waited: Option<ShmemArc<Waited>>,
     several: Option<ShmemArc<Several>>,
 }
@@ -291,7 +297,7 @@ impl<A: Allocator> Holdings<A> {
         arena.publish("loose", &loose).unwrap();
         drop(loose);
         ledger().set_handle(ShmemBox::leak(object()).to_bits());
-        Self { arena, boxes, slices, held, mutex: None, waited: None, several: None }
+        Self { arena, boxes, slices, held, mutex: None, queue: None, waited: None, several: None }
     }
 
     /// Blocks of its own that no name leads to.
@@ -320,8 +326,8 @@ impl<A: Allocator> Holdings<A> {
         if !is_named {
             ids.push(self.held.id());
         }
-        let Self { arena, boxes, slices, held, mutex, waited, several } = self;
-        drop((boxes, slices, held, mutex, waited, several));
+        let Self { arena, boxes, slices, held, mutex, queue, waited, several } = self;
+        drop((boxes, slices, held, mutex, queue, waited, several));
         assert!(ids.into_iter().all(|id| ledger().times_destroyed(id) == 1), "a destructor has not run once");
         arena
     }
@@ -433,6 +439,7 @@ impl<A: Allocator> Stage<A> {
                     }));
                 }
             }
+            Past::Mpmc | Past::Spsc => holdings.queue = Some(queues::make(&holdings.arena, past)),
             Past::Waited | Past::WaitedBegun => {
                 let object = Waited::in_vain(&holdings.arena);
                 holdings.arena.publish_pinned(WAITED, &object).unwrap();
