@@ -55,9 +55,8 @@ enum Shape {
 // SAFETY: layout fixed by `repr(C, u64)`, and the tag has a name that no other type of this test has. Plain numbers.
 unsafe impl Shareable for Shape {
     const TAG: TypeTag = TypeTag::new::<Self>("rwlock_contended.Shape", 1)
-        .with_variant("Even", 0)
-        .with_variant("Odd", 1)
-        .with_parameter(WORDS as u128);
+        .with_field("tag", 0, u64::TAG)
+        .with_field("fields", 8, <[u64; WORDS + 1]>::TAG);
     const FROZEN: bool = true;
 }
 

@@ -55,10 +55,9 @@ const TAGS: u64 = 3;
 // written under a lock only, which says when it is torn.
 unsafe impl<const WORDS: usize> Shareable for Shape<WORDS> {
     const TAG: TypeTag = TypeTag::new::<Self>("torn_values.Shape", 1)
-        .with_variant("Point", 0)
-        .with_variant("Line", 1)
-        .with_variant("Circle", 2)
-        .with_parameter(WORDS as u128);
+        .with_field("tag", 0, u64::TAG)
+        .with_field("first", 8, u64::TAG)
+        .with_field("rest", 16, <[u64; WORDS]>::TAG);
     const FROZEN: bool = true;
 }
 
