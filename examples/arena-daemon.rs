@@ -4,6 +4,11 @@
 //! cargo run --example arena-daemon             # the daemon, a client that counts, an observer that only reads
 //! cargo run --example arena-daemon -- --crash  # the same, with a client that is killed in the middle
 //! ```
+//! The program starts itself in each of these roles, so that everything is in one file. Daemon and clients open the segment in
+//! the same way, so they may start in any order; what they agree on are the names of the objects and their types. Nothing here
+//! is `unsafe` but for the observer, who may not write and therefore cannot hold what it looks at.
+//!
+//! Read next: `work-queue`, for what several processes change together.
 
 use shmem_bind::{self as shmem, Arena, ShmemArc, ShmemBox, ShmemError, Tlsf, shareable};
 use std::env;
@@ -59,6 +64,7 @@ fn daemon(crash: bool) -> Result<(), Box<dyn Error>> {
     let name = format!("arena-daemon-{}", std::process::id());
     let arena = open(&name)?;
 
+    // Made as boxes, which are exclusive, and then shared: only what is shared can have a name.
     let config = ShmemBox::into_arc(arena.alloc(Config { limit: 100, interval_ms: 250 })?);
     let counters = ShmemBox::into_arc(arena.alloc_slice_with(3, |_| Counters::default())?);
     let greeting = ShmemBox::into_arc(arena.alloc_slice(5, b'!')?);

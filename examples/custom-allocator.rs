@@ -7,6 +7,9 @@
 //! [`Pool`] cuts the heap into cells of one size, and never cuts or joins them again. That suits a program whose
 //! objects are all about as large, and it takes no lock: each cell is decided by its own state word.
 //!
+//! What an allocator promises stands at `RegionAllocator`, and the `SAFETY` comment below goes through it. `main` shows how one is
+//! tried: first over plain memory, where one can look at everything and play deaths, and then in a segment.
+//!
 //! | offset | what |
 //! |---|---|
 //! | 0 | number of the cell to look at first, which is only a hint |

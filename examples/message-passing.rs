@@ -4,6 +4,8 @@
 //! cargo run --example message-passing             # the child changes the message, the parent sees it
 //! cargo run --example message-passing -- --crash  # the owner is killed, the next opener takes over
 //! ```
+//! This is the simplest use, a segment that is one value, and the interface of shmem-bind 0.1. It takes `unsafe`, since the
+//! compiler does not see the other processes. Several objects in one segment, without it: `arena-daemon`.
 
 use shmem_bind::{self as shmem, ShmemBox};
 use std::env;

@@ -3,7 +3,8 @@
 //! ```text
 //! cargo run --example survive-truncation
 //! ```
-//! Memory that is no longer there is a `SIGBUS` to whoever touches it. What becomes of it is for the program's handler
+//! Any process that may write to the file of a named segment can make it shorter, by mistake or on purpose (a memfd is sealed
+//! against that). Memory that is no longer there is a `SIGBUS` to whoever touches it. What becomes of it is for the program's handler
 //! to decide: this one leaves to the library what is the library's, and ends the program for all else.
 
 use nix::libc::{BUS_ADRERR, c_int, c_void, siginfo_t};

@@ -90,6 +90,8 @@ pub struct Handle<T: ?Sized> {
 }
 
 static_assertions::assert_eq_size!(Handle<[u8]>, u128);
+static_assertions::const_assert_eq!(align_of::<Handle<[u8]>>(), 8);
+static_assertions::const_assert_eq!(offset_of!(Handle<[u8]>, serial), 8);
 
 impl<T: ?Sized> Handle<T> {
     /// Leads nowhere.

@@ -45,6 +45,7 @@ use crate::membership::Slot;
 use crate::planted::{Mistake, is_planted};
 use crate::word::{Look, Word};
 use core::hint::spin_loop;
+use core::mem::offset_of;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 use static_assertions::const_assert_eq;
@@ -81,6 +82,8 @@ impl Default for RawLock {
 }
 
 const_assert_eq!(size_of::<RawLock>(), 8);
+const_assert_eq!(align_of::<RawLock>(), 4);
+const_assert_eq!(offset_of!(RawLock, word), 0);
 
 /// An attachment as it stands in lock words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -234,7 +234,7 @@ fn slab_has_room_again_for_what_comes_back() {
 fn what_is_too_much_is_an_error<A: RegionAllocator>() {
     let size = Arena::<A>::required_size;
     assert_eq!(size(&[Need::objects::<u8>(usize::MAX)]), Err(CapacityError::TooMuch));
-    assert_eq!(size(&[Need::slices::<u64>(usize::MAX, 1)]), Err(CapacityError::TooMuch));
+    assert_eq!(size(&[Need::slices::<u64>(usize::MAX, 3)]), Err(CapacityError::TooMuch));
     assert_eq!(size(&[Need::slices::<u64>(usize::MAX, usize::MAX)]), Err(CapacityError::TooMuch));
     assert_eq!(size(&[Need::names(10, usize::MAX)]), Err(CapacityError::TooMuch));
     let many = [Need::strings(1 << 20, 1 << 14), Need::strings(1 << 20, 1 << 16)];

@@ -254,14 +254,14 @@ fn a_new_segment_holds_what_is_not_done_yet() {
     let root = unsafe { segment.boxed::<Root>() };
     assert!(!root.once.is_completed());
     assert_eq!(root.once.wait_for(SHORT), Ok(false));
-    assert_eq!(format!("{:?} {:?}", root.once, root.cell), "Once(OnceCell(<empty>)) OnceCell(<empty>)");
+    assert_eq!(format!("{:?} {:?}", root.once, root.cell), "Once { is_completed: false } OnceCell(<empty>)");
     root.once.call_once(|| root.cell.set(5).unwrap()).unwrap();
     let other = unsafe { Builder::memfd().attach(&fd).unwrap().boxed::<Root>() };
     assert!(other.once.is_completed());
     assert_eq!((other.once.wait(), other.once.wait_for(Duration::ZERO)), (Ok(()), Ok(true)));
     other.once.call_once_for(SHORT, || panic!("it is done")).unwrap();
     assert_eq!(other.cell.get(), Some(&5));
-    assert_eq!(format!("{:?} {:?}", other.once, other.cell), "Once(OnceCell(())) OnceCell(5)");
+    assert_eq!(format!("{:?} {:?}", other.once, other.cell), "Once { is_completed: true } OnceCell(5)");
 }
 
 #[test]

@@ -74,10 +74,12 @@ fn system_call(f: &mut fmt::Formatter<'_>, call: &str, errno: Errno) -> fmt::Res
 /// }
 ///
 /// // In functions that give `std::io::Result` all errors of this crate can be handed on by `?`.
+/// # #[cfg(feature = "std")] {
 /// fn open(name: &str) -> std::io::Result<usize> {
 ///     Ok(Builder::new(name).attach()?.payload_size())
 /// }
 /// assert_eq!(open(name).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+/// # }
 /// # Ok::<(), ShmemError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,7 +88,11 @@ impl fmt::Display for SizeError {
                 write!(f, "the size of {asked} bytes is above max_size, {max}; ask for less, or raise it")
             }
             Self::TooLarge { max } => {
-                write!(f, "the size is beyond the address space; ask for at most {max} bytes")
+                write!(
+                    f,
+                    "the size is beyond the address space of this process; ask for at most {max} bytes, or use a \
+                     64-bit program"
+                )
             }
         }
     }

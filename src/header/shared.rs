@@ -93,13 +93,26 @@ pub(super) struct SharedSlot {
     generation: AtomicU64,
 }
 
+// On machines of 32 and of 64 bits alike.
 const_assert_eq!(size_of::<SharedHeader>(), HEADER_LEN);
-const_assert_eq!(size_of::<SharedSlot>(), 64);
+const_assert_eq!(align_of::<SharedHeader>(), 64);
+const_assert_eq!(offset_of!(SharedHeader, initial_len), 56);
 const_assert_eq!(offset_of!(SharedHeader, membership), 64);
+const_assert_eq!(offset_of!(SharedHeader, payload), 72);
 const_assert_eq!(offset_of!(SharedHeader, heap), 128);
-const_assert_eq!(size_of::<DirectoryWords>(), 64);
-const_assert_eq!(size_of::<ArenaWords>(), 64);
+const_assert_eq!(offset_of!(SharedHeader, directory), 192);
+const_assert_eq!(offset_of!(SharedHeader, arena), 256);
 const_assert_eq!(offset_of!(SharedHeader, slots), 512);
+const_assert_eq!(size_of::<SharedSlot>(), 64);
+const_assert_eq!(offset_of!(SharedSlot, generation), 8);
+const_assert_eq!(size_of::<DirectoryWords>(), 64);
+const_assert_eq!(offset_of!(DirectoryWords, table), 8);
+const_assert_eq!(offset_of!(DirectoryWords, event), 32);
+const_assert_eq!(offset_of!(DirectoryWords, waiters), 36);
+const_assert_eq!(offset_of!(DirectoryWords, intent_object), 40);
+const_assert_eq!(offset_of!(DirectoryWords, intent_blocks), 48);
+const_assert_eq!(size_of::<ArenaWords>(), 64);
+const_assert_eq!(offset_of!(ArenaWords, attachments), 40);
 
 /// What has happened to a segment, for the log of a daemon.
 ///

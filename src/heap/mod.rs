@@ -36,6 +36,7 @@ use crate::object::{
 #[cfg(planted)]
 use crate::planted::{LATE, Mistake, is_planted};
 use core::fmt;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use core::time::Duration;
 use static_assertions::const_assert_eq;
@@ -62,6 +63,9 @@ pub(crate) struct HeapControl {
 }
 
 const_assert_eq!(size_of::<HeapControl>(), 64);
+const_assert_eq!(offset_of!(HeapControl, condemned), 8);
+const_assert_eq!(offset_of!(HeapControl, len), 16);
+const_assert_eq!(offset_of!(HeapControl, takeovers), 24);
 
 impl HeapControl {
     pub(crate) fn len(&self) -> u64 {

@@ -13,8 +13,8 @@
 //!
 //! # What it costs
 //! Memory for what the segment has memory for, up to a [limit](DEFAULT_LIMIT); holes of a sparse segment cost nothing. Time in
-//! proportion to that. Of a larger one, the header and the attachments are read. (The copy
-//! is gone when there is a snapshot; that has 32 bytes for each block.)
+//! proportion to that, and a dozen times as much if something is wrong. Of a larger one, the header and the attachments are
+//! read. (The copy is gone when there is a snapshot; that has 32 bytes for each block.)
 
 mod verdict;
 mod block;
@@ -54,7 +54,7 @@ pub const DEFAULT_LIMIT: u64 = 1 << 30;
 const STILL: u32 = 12;
 /// Most copies.
 const MOST: u32 = 60;
-/// After this time it is given up, unless the last copies agree.
+/// After this time one that changes is given up, unless the last copies agree.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a segment was at one moment.
@@ -340,17 +340,22 @@ fn one_copy(fd: &OwnedFd, status: &Status, own: Tenancy, limit: u64) -> Result<(
 fn when_still(mut take: impl FnMut() -> Result<(Snapshot, u64), ShmemError>) -> Result<Snapshot, ShmemError> {
     let start = clock::now();
     let (mut last, mut alike) = (None, 0_u32);
-    let mut attempt = 0_u32;
+    let (mut attempt, mut changes) = (0_u32, 0_u32);
     loop {
         let (mut snapshot, digest) = take()?;
         let Verdict::Damaged(damage) = snapshot.verdict else { return Ok(snapshot) };
-        alike = if last == Some((damage, digest)) { alike.saturating_add(1) } else { 1 };
+        if last == Some((damage, digest)) {
+            alike = alike.saturating_add(1);
+        } else {
+            (alike, changes) = (1, changes.saturating_add(1));
+        }
         last = Some((damage, digest));
         attempt = attempt.saturating_add(1);
         if alike >= STILL {
             return Ok(snapshot);
         }
-        let is_late = alike < 3 && clock::now().saturating_sub(start) > PATIENCE;
+        // What is at rest is not given up, however busy the machine.
+        let is_late = changes > 3 && alike < 3 && clock::now().saturating_sub(start) > PATIENCE;
         if attempt >= MOST || is_late {
             snapshot.verdict = Verdict::Changing;
             return Ok(snapshot);

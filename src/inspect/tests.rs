@@ -1,8 +1,10 @@
 use super::*;
 use crate::allocator::{Bump, RegionAllocator, Slab, Tlsf};
+use crate::allocator_id::AllocatorId;
 use crate::arena::Arena;
 use crate::boxed::ShmemBox;
 use crate::builder::Builder;
+use crate::open::ReservePolicy;
 use std::format;
 use std::fs::File as StdFile;
 use std::os::unix::fs::FileExt;
@@ -171,7 +173,7 @@ with_each_allocator! {
 #[test]
 fn an_allocator_that_is_not_known_is_looked_at_from_outside() {
     let bytes = full::<Tlsf>();
-    let other = crate::AllocatorId::new("nobody's", 1);
+    let other = AllocatorId::new("nobody's", 1);
     let snapshot = Snapshot::of_bytes(&with(bytes, PAYLOAD, 2 | other.bits() << 8));
     assert_eq!(snapshot.verdict(), Verdict::Unchecked(Unchecked::Allocator(other)));
     let arena = snapshot.arena().unwrap();
@@ -254,7 +256,7 @@ fn what_is_torn_in_another_way_each_time_is_no_damage() {
 fn a_file_is_read_as_far_as_it_has_memory() {
     let name = format!("shmem-bind-test-{}-inspect-sparse", std::process::id());
     let max = if cfg!(target_pointer_width = "64") { 64_u64 << 30 } else { 256 << 20 };
-    let builder = Builder::new(&name).reserve_policy(crate::ReservePolicy::Lazy);
+    let builder = Builder::new(&name).reserve_policy(ReservePolicy::Lazy);
     let arena = builder.with_size(max).create().unwrap().arena::<Tlsf>().unwrap();
     let _object = arena.alloc_slice(100_000, 1_u8).unwrap();
     let snapshot = Snapshot::take(&name).unwrap();

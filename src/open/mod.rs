@@ -28,7 +28,7 @@ mod joining;
 
 use crate::attachment::{Attached, Attachment, Seat, Vacancy};
 use crate::error::{FileKind, HeaderError, NameError, ShmemError, SizeError};
-use crate::header::{HEADER_LEN, Header, PREFIX_LEN, SegmentId};
+use crate::header::{HEADER_LEN, Header, MAX_PAYLOAD, PREFIX_LEN, SegmentId};
 use crate::lifecycle::{Link, Member, Origin};
 use crate::membership::{Event, OrphanPolicy, Phase, Refusal, UnlinkPolicy};
 use crate::name::Name;
@@ -513,6 +513,10 @@ fn map_region(
     vacancy: &Vacancy,
 ) -> Result<Region, ShmemError> {
     let payload_len = header.payload_len();
+    // Made by a process that has a larger address space.
+    if payload_len > MAX_PAYLOAD {
+        return Err(SizeError::TooLarge { max: MAX_PAYLOAD }.into());
+    }
     // There may be too little of address space, or of what this process is allowed.
     Region::map(fd, payload_len, access, vacancy.whereabouts())
         .map_err(Failure::of("mmap"))

@@ -47,7 +47,7 @@ use core::sync::atomic;
 /// 1. **Layout.** The size, alignment, offsets of fields, and which bytes are a valid value, are fixed: by
 ///    `repr(C)`, `repr(transparent)` or `repr` of an integer type, from parts that are `Shareable` themselves
 ///    or have a layout that their documentation fixes.
-/// 2. **Tag.** [`TAG`](Self::TAG) has the size and alignment of the type. Types with equal tags, also in
+/// 2. **Tag.** [`TAG`](Self::TAG) has the size of the type, and at least its alignment. Types with equal tags, also in
 ///    programs built apart, are the same to everybody: a value of one is a valid value of the other, with
 ///    all that its methods rely on. Fingerprints that are equal by chance do not count (of 64 bits; those of objects in an arena are cut to 40).
 /// 3. **No addresses.** The meaning of a value does not depend on where it lies or on which process looks at
@@ -186,7 +186,7 @@ unsafe impl<T: Shareable> Shareable for Saturating<T> {
 // SAFETY: documented to have size 0 and alignment 1, so it has no bytes to go wrong and nothing to write.
 // That `T` is `Shareable` is wanted for the tag, which must tell a type with one parameter from another.
 unsafe impl<T: Shareable> Shareable for PhantomData<T> {
-    const TAG: TypeTag = TypeTag::of_core::<Self>("PhantomData", 1, Some(T::TAG));
+    const TAG: TypeTag = TypeTag::of_marker::<Self>("PhantomData", T::TAG);
     const FROZEN: bool = true;
 }
 
@@ -290,11 +290,11 @@ mod tests {
             (<Wrapping<u8>>::TAG, 0x490d_269e_dcf4_a0f2),
             (<Saturating<u8>>::TAG, 0x868a_a552_31a3_4cae),
             (<PhantomData<u8>>::TAG, 0x7716_2ba9_e481_75c3),
-            (TypeTag::TAG, 0xad32_a630_01b4_8b1c),
-            (Marker::TAG, 0x3e0d_6aba_d63c_67f5),
-            (Level::TAG, 0x366c_7f2b_87b8_67fb),
-            (<Pair<u8, u16>>::TAG, 0x02fd_451d_9a30_6af8),
-            (<Grid<u8, 2, true>>::TAG, 0x5ca2_34fd_ea5a_9202),
+            (TypeTag::TAG, 0xb32a_42a2_11c8_8077),
+            (Marker::TAG, 0xcc19_9c5d_32d9_65e4),
+            (Level::TAG, 0xe2a0_2b36_85bd_eb57),
+            (<Pair<u8, u16>>::TAG, 0xa9d2_2fbd_6d12_2fbc),
+            (<Grid<u8, 2, true>>::TAG, 0xb636_f77c_0ecb_d050),
         ];
         for (tag, fingerprint) in known {
             assert_eq!(tag.fingerprint(), fingerprint, "{tag}");
@@ -302,7 +302,17 @@ mod tests {
     }
 
     #[test]
-    fn every_change_of_a_definition_changes_the_fingerprint() {
+    fn every_change_of_a_definition_changes_the_tag() {
+        shareable! {
+            name = "Inner";
+            #[repr(C)]
+            struct Plain { a: u32, b: u32 }
+        }
+        shareable! {
+            name = "Inner";
+            #[repr(C, align(8))]
+            struct Coarse { a: u32, b: u32 }
+        }
         let tags = tags_of! {
             { #[repr(C)] struct Sample { a: u32, b: u32 } }
             { #[repr(C)] struct Sample { a: u32, c: u32 } }
@@ -329,6 +339,8 @@ mod tests {
             { #[repr(C)] struct Sample(u32, u32); }
             { #[repr(C)] struct Sample; }
             { #[repr(C, align(8))] struct Sample { a: u32, b: u32 } }
+            { #[repr(C)] struct Sample { a: Plain } }
+            { #[repr(C)] struct Sample { a: Coarse } }
             { version = 1; #[repr(C)] struct Sample { a: u32, b: u32 } }
             { version = 2; #[repr(C)] struct Sample { a: u32, b: u32 } }
             { name = "Other"; #[repr(C)] struct Sample { a: u32, b: u32 } }
@@ -342,7 +354,9 @@ mod tests {
         };
         for (index, tag) in tags.iter().enumerate() {
             for (later, other) in tags.iter().enumerate().skip(index + 1) {
-                assert_ne!(tag.fingerprint(), other.fingerprint(), "{index} and {later}");
+                // The alignment stands beside the fingerprint.
+                let is_seen = tag.fingerprint() != other.fingerprint() || tag.align() != other.align();
+                assert!(is_seen, "{index} and {later}");
             }
         }
     }
@@ -371,21 +385,41 @@ mod tests {
         assert_eq!(Point::TAG, renamed::Location::TAG);
     }
 
-    // In a `u64` that is 4-aligned, as on i686, nothing differs but the alignment.
+    // On i686 a `u64` is aligned to 4 bytes. This runs on both.
     #[test]
-    fn core_types_differ_by_width_and_not_by_alignment() {
+    fn what_lies_the_same_has_the_same_tag_on_all_machines() {
         #[repr(C, packed(4))]
         struct U64OfI686(u64);
 
         let on_i686 = TypeTag::of_core::<U64OfI686>("u64", 1, None);
-        assert_eq!((on_i686.fingerprint(), on_i686.size(), on_i686.align()), (u64::TAG.fingerprint(), 8, 4));
+        assert_eq!((on_i686, on_i686.align()), (u64::TAG, 8));
+        let of = |tag: TypeTag| (tag.fingerprint(), tag.size(), tag.align());
+        let tags = tags_of! {
+            { #[repr(C)] struct Sample { a: u64, b: u64 } }
+            { #[repr(C)] struct Sample { a: u32, b: u32, c: [f64; 2] } }
+            { #[repr(transparent)] struct Sample { a: Wrapping<i64> } }
+            { #[repr(u64)] enum Sample { A } }
+        };
+        assert_eq!(tags.map(|tag| (tag.size(), tag.align())), [(16, 8), (24, 8), (8, 8), (8, 8)]);
+        assert_eq!(of(tags[0]), (0x78d5_617e_43bc_ed12, 16, 8));
+        assert_eq!((<[u64; 0]>::TAG.align(), <PhantomData<u64>>::TAG.align()), (8, 1));
+        assert_eq!((u128::TAG.align(), Option::<NonZero<i64>>::TAG.align()), (16, 8));
+
+        // What lies otherwise has not.
+        shareable! {
+            #[repr(C)]
+            struct Mixed { a: u32, b: u64 }
+        }
+        let size = if align_of::<u64>() == 4 { 12 } else { 16 };
+        assert_eq!((Mixed::TAG.size(), Mixed::TAG.align()), (size, 8));
+    }
+
+    #[test]
+    fn the_size_of_an_address_is_in_the_tag() {
         let (narrow, wide) =
             (TypeTag::of_core::<u32>("usize", 1, None), TypeTag::of_core::<u64>("usize", 1, None));
         assert_ne!(narrow.fingerprint(), wide.fingerprint());
-        assert_eq!(
-            usize::TAG.fingerprint(),
-            if size_of::<usize>() == 4 { narrow } else { wide }.fingerprint()
-        );
+        assert_eq!(usize::TAG, if size_of::<usize>() == 4 { narrow } else { wide });
         assert_ne!(usize::TAG, u64::TAG);
     }
 

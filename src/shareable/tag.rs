@@ -12,14 +12,20 @@
 //!
 //! | record | made by | name | words |
 //! |---|---|---|---|
-//! | 1 | [`TypeTag::new`] | of the type | size, alignment, version |
-//! | 2 | [`TypeTag::with_field`] | of the field | offset, fingerprint of its type |
+//! | 1 | [`TypeTag::new`] | of the type | size, version |
+//! | 2 | [`TypeTag::with_field`] | of the field | offset, fingerprint and alignment of its type |
 //! | 3 | [`TypeTag::with_variant`] | of the variant | low and high half of the discriminant |
 //! | 4 | [`TypeTag::with_parameter`] | empty | low and high half of a constant parameter |
 //! | 5 | types of core | of the type | size, number of elements, fingerprint of their type or 0 |
 //!
-//! Record 5 leaves the alignment out: that of `u64` is 4 on some machines and 8 on others, and a definition
-//! that has it at the same offsets, in a type of the same alignment, is the same on both.
+//! # The alignment
+//! On some 32-bit machines a `u64` is aligned to 4 bytes and not to 8. Whether two programs agree on a definition depends on
+//! where its fields lie, and not on that. So what a tag says is the alignment that a type has where each number is aligned to
+//! its size: of numbers their size, of a definition the most that a field has, or more if it says so itself. It stands
+//! beside the fingerprint, and of fields in it. Objects are aligned to 16 bytes or more in any case.
+//!
+//! So `{ u64, u64 }` is the same everywhere; `{ u32, u64 }` is not, since its second field lies at 4 or at 8, and so its
+//! sizes differ.
 
 use core::error::Error;
 use core::fmt;
@@ -31,7 +37,8 @@ shareable! {
     ///
     /// Two programs get equal tags exactly when their definitions have the same name, size, alignment and
     /// version and the same fields: name, offset and tag, in order. It does not matter which compiler,
-    /// which crate or which module a definition comes from. The tag of `T` is [`Shareable::TAG`].
+    /// which crate or which module a definition comes from, nor whether a program has 32 or 64 bits. The tag of `T` is
+    /// [`Shareable::TAG`].
     ///
     /// The fingerprint, 64 bits, guards against mistakes and not against malice: whoever wants two types
     /// with the same tag can make them.
@@ -62,6 +69,7 @@ shareable! {
 }
 
 const_assert_eq!(size_of::<TypeTag>(), 24);
+const_assert_eq!(align_of::<TypeTag>(), 8);
 const_assert_eq!(offset_of!(TypeTag, size), 8);
 const_assert_eq!(offset_of!(TypeTag, align), 16);
 const_assert_eq!(offset_of!(TypeTag, version), 20);
@@ -110,19 +118,25 @@ impl TypeTag {
     pub const fn new<T>(name: &str, version: u32) -> Self {
         assert!(version <= u16::MAX as u32, "the version of a type is at most 65535");
         let (size, align) = (size_of::<T>() as u64, align_of::<T>() as u32);
-        let words = [size, align as u64, version as u64];
+        let words = [size, version as u64];
         Self { fingerprint: extend(OFFSET_BASIS, Record::Definition, name, &words), size, align, version }
     }
 
     /// The tag of the type `T` of core; of `count` elements that have the tag `element`, if of any.
     pub(super) const fn of_core<T>(name: &str, count: usize, element: Option<Self>) -> Self {
-        let (size, align) = (size_of::<T>() as u64, align_of::<T>() as u32);
-        let (element, version) = match element {
-            Some(element) => (element.fingerprint, element.version),
-            None => (0, 0),
+        let size = size_of::<T>() as u64;
+        let (element, align, version) = match element {
+            Some(element) => (element.fingerprint, element.align, element.version),
+            // A number.
+            None => (0, if size == 0 { 1 } else { size as u32 }, 0),
         };
         let words = [size, count as u64, element];
         Self { fingerprint: extend(OFFSET_BASIS, Record::Core, name, &words), size, align, version }
+    }
+
+    /// The tag of what says only that it has something to do with the type that has the tag `element`.
+    pub(super) const fn of_marker<T>(name: &str, element: Self) -> Self {
+        Self { align: 1, ..Self::of_core::<T>(name, 1, Some(element)) }
     }
 
     /// The tag of slices of `T`, which has the tag `element`; its size is that of one element.
@@ -147,10 +161,11 @@ impl TypeTag {
     /// ```
     #[must_use]
     pub const fn with_field(self, name: &str, offset: usize, tag: Self) -> Self {
-        self.with(Record::Field, name, &[offset as u64, tag.fingerprint])
+        let words = [offset as u64, tag.fingerprint, tag.align as u64];
+        self.aligned_to(tag.align).with(Record::Field, name, &words)
     }
 
-    /// Adds a variant of a field-less enum.
+    /// Adds a variant of a field-less enum, which is a number.
     ///
     /// # Examples
     /// ```
@@ -162,7 +177,11 @@ impl TypeTag {
     /// ```
     #[must_use]
     pub const fn with_variant(self, name: &str, discriminant: i128) -> Self {
-        self.with(Record::Variant, name, &[discriminant as u64, (discriminant >> 64) as u64])
+        self.aligned_to(self.size as u32).with(
+            Record::Variant,
+            name,
+            &[discriminant as u64, (discriminant >> 64) as u64],
+        )
     }
 
     /// Adds the value of a constant parameter of a generic type.
@@ -192,6 +211,10 @@ impl TypeTag {
         false
     }
 
+    const fn aligned_to(self, align: u32) -> Self {
+        Self { align: if self.align < align { align } else { self.align }, ..self }
+    }
+
     const fn with(self, record: Record, name: &str, words: &[u64]) -> Self {
         Self { fingerprint: extend(self.fingerprint, record, name, words), ..self }
     }
@@ -208,7 +231,8 @@ impl TypeTag {
         self.size
     }
 
-    /// Alignment of the type, in bytes. Never zero, so zeroed memory holds no tag of any type.
+    /// Alignment of the type, in bytes: that which it has where numbers are aligned to their size, the same on all
+    /// machines. Never zero, so zeroed memory holds no tag of any type.
     #[must_use]
     pub const fn align(self) -> u32 {
         self.align
@@ -392,7 +416,7 @@ mod tests {
             TypeTag::new::<u32>("U", 0),
             TypeTag::new::<u32>("T", 1),
             TypeTag::new::<u64>("T", 0),
-            TypeTag::new::<[u8; 4]>("T", 0),
+            TypeTag::new::<[u8; 3]>("T", 0),
             TypeTag::of_core::<u32>("T", 1, None),
             tag.with_field("", 0, tag),
             tag.with_field("", 1, tag),

@@ -88,7 +88,6 @@ use core::time::Duration;
 ///  - [Linux `futex(2)`](https://man7.org/linux/man-pages/man2/futex.2.html)
 ///  - [POSIX `pthread_cond_wait(3p)`](https://man7.org/linux/man-pages/man3/pthread_cond_wait.3p.html)
 #[repr(transparent)]
-#[derive(Debug)]
 pub struct Condvar(RawEvent);
 
 // SAFETY: one atomic word without addresses, any value of which is a condvar. Any process that is attached may use it.
@@ -235,6 +234,12 @@ pub(super) fn sleep_without<W: Word>(event: &RawEvent<W>, timeout: Duration, let
 impl Default for Condvar {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl fmt::Debug for Condvar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Condvar").finish_non_exhaustive()
     }
 }
 

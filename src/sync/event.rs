@@ -9,6 +9,7 @@ use crate::error::LockFailure;
 use crate::event::{Count, RawEvent};
 use crate::shareable::{FromZeros, Shareable, TypeTag};
 use crate::sys::clock;
+use core::fmt;
 use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
@@ -59,7 +60,6 @@ use core::time::Duration;
 /// # References
 ///  - [Linux `futex(2)`](https://man7.org/linux/man-pages/man2/futex.2.html)
 #[repr(transparent)]
-#[derive(Debug)]
 pub struct Event(RawEvent);
 
 // SAFETY: one atomic word without addresses, any value of which is an event. Any process that is attached may use it.
@@ -166,5 +166,11 @@ impl Event {
 impl Default for Event {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event").finish_non_exhaustive()
     }
 }

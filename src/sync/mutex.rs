@@ -95,7 +95,10 @@ pub struct Mutex<T> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
+// On machines of 32 and of 64 bits alike.
 const_assert_eq!(size_of::<Mutex<u64>>(), 24);
+const_assert_eq!(align_of::<Mutex<u8>>(), 8);
+const_assert_eq!(offset_of!(Mutex<u64>, value), 16);
 
 // SAFETY: the lock lets one thread at a time to the value, and so merely sends it from one to the next.
 unsafe impl<T: Send> Sync for Mutex<T> {}

@@ -469,7 +469,7 @@ impl<T> Error for SetError<T> {}
 /// # }
 /// ```
 #[repr(transparent)]
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Once(OnceCell<()>);
 
 // SAFETY: a `OnceCell`, under another name.
@@ -525,6 +525,12 @@ impl Once {
     /// As [`OnceCell::wait_for`].
     pub fn wait_for(&self, timeout: Duration) -> Result<bool, LockFailure> {
         Ok(self.0.wait_for(timeout)?.is_some())
+    }
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Once").field("is_completed", &self.is_completed()).finish()
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct ThreadLock {
 }
 
 const_assert_eq!(size_of::<ThreadLock>(), 16);
+const_assert_eq!(align_of::<ThreadLock>(), 8);
+const_assert_eq!(offset_of!(ThreadLock, thread), 8);
 
 impl ThreadLock {
     /// Of a struct of which it is a field.

@@ -1,4 +1,4 @@
-//! A segment with damaged words: whoever attaches gets an error, or can ask and do anything
+//! A segment with damaged words: whoever attaches gets an error, or can ask and do anything; and so can an inspector
 //!
 //! | bytes | meaning |
 //! |---|---|

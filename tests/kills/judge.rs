@@ -10,6 +10,7 @@
 
 use super::queues::{self, QUEUE};
 use super::scenes::{Leaves, Scene};
+use super::several::{SEVERAL, several, share};
 use super::stage::{MUTEX, Past, Sealed, Snapshot, Stage, WAITED, Waited, ledger, mutex, waited};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{Forked, Wrong};
@@ -75,9 +76,11 @@ macro_rules! lost {
     };
 }
 
+pub(crate) use lost;
+
 /// The value of what must succeed.
 #[track_caller]
-fn must<T, E: Debug>(what: &str, result: Result<T, E>) -> T {
+pub fn must<T, E: Debug>(what: &str, result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| {
         let text = format!("{what}: {error:?}");
         let is_stuck = text.contains("Busy") || text.contains("Full");
@@ -177,7 +180,7 @@ fn look_around<A: Allocator>(
     let loose = entries.iter().any(|entry| entry.name() == "loose");
     assert!(!had_names || loose || may(Leaves::LOOSE), "a name is gone");
     for entry in &entries {
-        let holders = u32::from(observed && ["held", MUTEX, QUEUE, WAITED].contains(&entry.name()));
+        let holders = u32::from(observed && ["held", MUTEX, QUEUE, WAITED, SEVERAL].contains(&entry.name()));
         lost!(entry.holders(), holders, "the holders of {}", entry.name());
         if entry.name() == MUTEX {
             lock_and_unlock(&mutex(arena), scene);
@@ -189,6 +192,10 @@ fn look_around<A: Allocator>(
         }
         if entry.name() == WAITED {
             wait_and_notify(&waited(arena), scene);
+            continue;
+        }
+        if entry.name() == SEVERAL {
+            share(&several(arena), scene);
             continue;
         }
         let object = must("find", arena.find::<Sealed>(entry.name()));

@@ -12,6 +12,7 @@ pub mod given;
 pub mod judge;
 pub mod queues;
 pub mod scenes;
+pub mod several;
 pub mod stage;
 pub mod stepper;
 

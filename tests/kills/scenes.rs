@@ -460,6 +460,8 @@ pub fn all<A: Allocator>() -> Vec<Scene<A>> {
         victim.does(|| waited.event.notify_all());
     });
 
+    super::several::add_scenes(&mut add);
+
     // The segment.
     add("create", Nothing, nothing, false, |victim| {
         let (name, past) = (victim.name.to_owned(), victim.past);

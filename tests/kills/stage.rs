@@ -1,6 +1,7 @@
 //! The segment that a victim comes to, and what was there before it
 
 use super::queues;
+use super::several::{self, Several};
 use super::stepper::{Step, Stepper, View};
 use crate::common::arena::Allocator;
 use crate::common::campaign::{self, Forked};
@@ -252,6 +253,12 @@ pub enum Past {
     Waited,
     /// The same, and another process was killed that was initialising it.
     WaitedBegun,
+    /// As `Observed`, with a lock for readers and writers and a semaphore that have a name for ever.
+    Several,
+    /// The same, and another process was killed that read and had a permit, and had just come to write in another thread.
+    SeveralRead,
+    /// The same, and another process was killed that was writing, and had all permits.
+    SeveralWritten,
 }
 
 pub fn builder(name: &str, past: Past) -> BuilderWithSize {
@@ -273,6 +280,7 @@ pub struct Holdings<A> {
     mutex: Option<ShmemArc<Mutex<Pair>>>,
     queue: Option<Box<dyn Any>>,
     waited: Option<ShmemArc<Waited>>,
+    several: Option<ShmemArc<Several>>,
 }
 
 impl<A: Allocator> Holdings<A> {
@@ -289,7 +297,7 @@ impl<A: Allocator> Holdings<A> {
         arena.publish("loose", &loose).unwrap();
         drop(loose);
         ledger().set_handle(ShmemBox::leak(object()).to_bits());
-        Self { arena, boxes, slices, held, mutex: None, queue: None, waited: None }
+        Self { arena, boxes, slices, held, mutex: None, queue: None, waited: None, several: None }
     }
 
     /// Blocks of its own that no name leads to.
@@ -318,8 +326,8 @@ impl<A: Allocator> Holdings<A> {
         if !is_named {
             ids.push(self.held.id());
         }
-        let Self { arena, boxes, slices, held, mutex, queue, waited } = self;
-        drop((boxes, slices, held, mutex, queue, waited));
+        let Self { arena, boxes, slices, held, mutex, queue, waited, several } = self;
+        drop((boxes, slices, held, mutex, queue, waited, several));
         assert!(ids.into_iter().all(|id| ledger().times_destroyed(id) == 1), "a destructor has not run once");
         arena
     }
@@ -443,6 +451,18 @@ impl<A: Allocator> Stage<A> {
                             raise(Signal::SIGKILL).unwrap();
                             Pair::of(1)
                         });
+                    }));
+                }
+            }
+            Past::Several | Past::SeveralRead | Past::SeveralWritten => {
+                let object = Several::in_vain(&holdings.arena);
+                holdings.arena.publish_pinned(several::SEVERAL, &object).unwrap();
+                holdings.several = Some(object);
+                for die in several::deaths(past) {
+                    stage._dead.push(Self::forked(|| {
+                        let several = several::several(&attach::<A>(&name));
+                        die(&several);
+                        std::mem::forget(several);
                     }));
                 }
             }

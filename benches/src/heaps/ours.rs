@@ -5,8 +5,8 @@
 //! an attachment would; its threads have them in common.
 
 use super::{Heap, Mapping, Place};
-use shmem_bind::allocator::{BLOCK_HEADER_LEN, HeapError, PlainHeap};
 use shmem_bind::RegionAllocator;
+use shmem_bind::allocator::{BLOCK_HEADER_LEN, HeapError, PlainHeap};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
