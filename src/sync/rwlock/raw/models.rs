@@ -145,7 +145,6 @@ fn two_readers_and_one_place() {
 
 #[test]
 fn three_of_them() {
-    play(Cast::new(THREE_SHALLOW, 2, &[WRITE, READ, READ]), Mistake::None);
     play(Cast::new(THREE_SHALLOW, 1, &[WRITE, READ, WRITE]), Mistake::None);
 }
 
