@@ -33,7 +33,7 @@
 #![allow(unsafe_code)]
 
 use crate::header::Header;
-use crate::heap::Heap;
+use crate::heap::{Heap, SEVERED};
 use crate::holes;
 use crate::lifecycle::{Departure, Link, Member, Origin};
 use crate::lock::{Holder, Roll};
@@ -58,8 +58,6 @@ use static_assertions::const_assert;
 const PAGE_LEN: usize = 4096;
 const MAGIC: u64 = u64::from_be_bytes(*b"procpage");
 const RECORDS: usize = 7;
-/// Of the alarms of an attachment: its memory has gone away.
-const SEVERED: u64 = 1 << 63;
 
 /// The first page of this process; after `fork`, that of the parent, wiped.
 static FIRST: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
@@ -258,7 +256,8 @@ impl Attached {
     pub(crate) fn heap(&self) -> Option<Heap<'_>> {
         let region = &self.region;
         let (words, stock) = (region.heap_words(), self.private.stock());
-        Some(Heap::new(words, &region.header().heap, stock, self.holder()?, self, self.patience))
+        let control = &region.header().heap;
+        Some(Heap::new(words, control, stock, self.holder()?, self, self.patience, &self.alarms))
     }
 
     /// Frees the block of an object that was this attachment's and has been destroyed, now or later.

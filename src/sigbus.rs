@@ -14,11 +14,11 @@ use crate::attachment;
 /// [not reserved](crate::ReservePolicy::Lazy) there may be none left when a page is needed. Either way the access is a
 /// `SIGBUS`, which kills the process, unless it has a handler. This library never installs one. A memfd segment cannot be made shorter.
 ///
-/// The zeros are this process's own, from the page of `address` to the end of the segment, also where another
-/// page had not gone. From then on the attachment is *severed*: [`ShmemConf::is_severed`](crate::ShmemConf::is_severed) says so, the operation
+/// The zeros are this process's own, and take the place of the whole payload, also where a page had not gone: so nothing that this
+/// process goes on to write is taken by others for whole, of which they see only a part. From then on the attachment is *severed*: [`ShmemConf::is_severed`](crate::ShmemConf::is_severed) says so, the operation
 /// during which it happened, or else the next one, fails with an error called `Severed`, and so do all that follow.
-/// It no longer unlinks the segment, destroys no values, and frees no objects. Drop all handles, boxes and references; the last one
-/// leaves the segment as if this process had died, and unmaps it. Then open the segment
+/// It no longer unlinks the segment, destroys no values, frees no objects, and gives no locks back. Drop all handles, boxes and
+/// references; the last one leaves the segment as if this process had died, at the fault, and unmaps it. Then open the segment
 /// again, which says in what state the file is: cut to nothing, it becomes a new segment for who may create one; else it is
 /// [truncated](crate::HeaderError::Truncated), and to be removed like any other file.
 ///

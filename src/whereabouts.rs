@@ -11,8 +11,11 @@
 //! # Severing
 //! Memory may go away under a mapping: somebody makes the file shorter, or there is none left for a page that was not
 //! reserved. The access is a `SIGBUS` then, and the handler may have the rest of the mapping replaced by private zeros.
-//! From the page of the fault on, since that is where the file ends; what lies before it stays shared, and above all the
-//! header does, if it can: by it the attachment leaves as it should, and with it goes the lock that says that somebody is here.
+//! The whole payload is replaced, and not only what is gone: else this process would go on to write what commits where
+//! others see it, after it has written what is committed where nobody does. So in the payload it leaves what it would leave if it had
+//! been killed at the fault. The header stays shared, if it can: by it the attachment leaves as it should, and with it goes the
+//! lock that says that somebody is here. What stands there and commits what was written to the payload (the heap's lock, say)
+//! is not changed any more; see [`Heap::is_severed`](crate::heap::Heap::is_severed).
 //!
 //! That the mapping is severed is said before the first zero can be seen. It is not taken back before the next mapping is
 //! made.
@@ -21,6 +24,7 @@
 //! Replaces part of a mapping, which its caller answers for.
 #![allow(unsafe_code)]
 
+use crate::header::HEADER_LEN;
 use crate::sys::shm::{self, Access, Mapping};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -95,8 +99,8 @@ impl Whereabouts {
         self.is_severed.load(Ordering::SeqCst)
     }
 
-    /// Replaces what is mapped from the page of `address` on by private zeros, after `announce`; gives whether it is mapped
-    /// here, and could be. For a signal handler.
+    /// Replaces the payload that is mapped here by private zeros, and the header too if it is that which has gone, after
+    /// `announce`; gives whether `address` is mapped here, and that could be done. For a signal handler.
     ///
     /// # Safety
     /// This thread has faulted at `address`, and does not go on before this returns. Whoever has references into the mapping
@@ -108,9 +112,12 @@ impl Whereabouts {
         let access =
             if self.is_read_only.load(Ordering::Relaxed) { Access::ReadOnly } else { Access::ReadWrite };
         let is_excluded = self.is_excluded.load(Ordering::Relaxed);
-        // The kernel refuses what is not a whole page, whatever it calls a page, and so nobody else has to be asked.
+        let payload = start.wrapping_add(HEADER_LEN);
+        let first = if address < payload { start } else { payload };
+        // The kernel refuses what is not a whole page, whatever it calls a page, and so nobody else has to be asked. Where a
+        // page has the header and some of the payload, the header goes too.
         PAGE_LENGTHS.iter().any(|len| {
-            let from = (address & !len.wrapping_sub(1)).max(start);
+            let from = (first & !len.wrapping_sub(1)).max(start);
             // SAFETY: it is part of the mapping, by `find`, and stays so, since the thread that stands still here uses it; the
             // caller promises that nobody minds.
             unsafe { shm::blank(from..end, access, is_excluded) }.is_ok()

@@ -12,7 +12,8 @@ use common::{Child, Parent, TestName};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use shmem_bind::sync::Mutex;
+use shmem_bind::ring::{QueueError, Spsc};
+use shmem_bind::sync::{LockError, Mutex, OnceCell, RwLock, RwLockWriteGuard};
 use shmem_bind::{
     Arena, BoxError, Builder, Bump, DirectoryError, HEADER_LEN, HeaderError, LockFailure, Origin, OwnError,
     PinnedWords, RegionAllocator, ShmemBox, ShmemError, Slab, Tlsf, sigbus_fixup,
@@ -40,6 +41,7 @@ alone::tests! {
     a_value_becomes_zeros_and_is_not_destroyed
     the_fault_may_come_while_the_last_handle_is_dropped
     several_threads_may_fault_at_once
+    what_is_written_by_one_who_is_severed_is_not_taken_for_whole
     a_child_is_not_saved_by_what_saves_its_parent
     ;
     touch after_fork
@@ -185,7 +187,7 @@ fn an_address_of_nobodys_is_left_alone() {
     assert!(!unsafe { sigbus_fixup(ptr::without_provenance(start)) }, "it is not attached any more");
 }
 
-/// What lies before the fault stays, and what a peer sees stays as well.
+/// What a peer sees stays as it was.
 fn one_who_is_severed_leaves_like_one_who_dies() {
     survive();
     let name = TestName::new("leaves");
@@ -199,7 +201,9 @@ fn one_who_is_severed_leaves_like_one_who_dies() {
     let (start, end) = mapping_at((&raw const *lost).addr());
     assert!(unsafe { sigbus_fixup(ptr::without_provenance(end - 1)) });
     assert!(arena.conf().is_severed() && !other.conf().is_severed());
-    assert_eq!((*lost, shared.load(Relaxed)), (1, 3), "what lies before it is still shared");
+    assert_eq!((*lost, shared.load(Relaxed)), (0, 0), "what lies before it is shared no more");
+    shared.store(9, Relaxed);
+    assert_eq!(kept.load(Relaxed), 3);
     assert_eq!(other.conf().attachment_count(), 2);
     assert_eq!(other.conf().owner_pid(), Some(std::process::id()));
     drop((lost, shared, arena));
@@ -278,8 +282,8 @@ fn a_value_becomes_zeros_and_is_not_destroyed() {
         assert_eq!(value.number, 0);
         let conf = ShmemBox::conf(&value);
         assert!(conf.is_severed());
-        // The header, and the page before, are there if they are in the file.
-        assert_eq!((conf.attachment_count(), value.before[0]), (3 * count, u8::from(len > PAGE)));
+        // The header is there if it is in the file.
+        assert_eq!((conf.attachment_count(), value.before[0]), (3 * count, 0));
         assert_eq!(ShmemBox::try_own(&value), Err(OwnError::Severed));
         assert_eq!(value.mutex.lock().map(|_| ()).unwrap_err().failure(), LockFailure::Severed);
         // Its owner, and the last one, but for one that has not looked yet.
@@ -302,6 +306,85 @@ fn a_value_becomes_zeros_and_is_not_destroyed() {
             }
         }
         assert!(name.exists());
+    }
+}
+
+/// Several things that a process may be at when memory goes away: it goes on, and others see no more of it than of one that
+/// was killed there.
+fn what_is_written_by_one_who_is_severed_is_not_taken_for_whole() {
+    const LEN: usize = 2048;
+    type Numbers = [u64; LEN];
+    survive();
+    let lose = |arena: &Arena<Tlsf>, value: *const ()| {
+        let (_, end) = mapping_at(value.addr());
+        assert!(unsafe { sigbus_fixup(ptr::without_provenance(end - 1)) } && arena.conf().is_severed());
+    };
+    let name = TestName::new("whole");
+    let other = open::<Tlsf>(&name);
+    for scene in 0..4 {
+        let lost = Builder::new(&name).attach().unwrap().arena::<Tlsf>().unwrap();
+        let mutex = other.find_or_alloc("mutex", || Mutex::<Numbers>::new([7; LEN])).unwrap();
+        let lock = other.find_or_alloc("lock", || RwLock::<Numbers>::new([7; LEN])).unwrap();
+        let cell = other.find_or_alloc("cell", OnceCell::<Numbers>::new).unwrap();
+        let queue = other.find_or_alloc_zeroed::<Spsc<Numbers, 2>>("queue").unwrap();
+        match scene {
+            0 => {
+                let mutex = lost.find::<Mutex<Numbers>>("mutex").unwrap();
+                let mut locked = mutex.lock().unwrap();
+                locked[..LEN / 2].fill(8);
+                lose(&lost, (&raw const *locked).cast());
+                locked[LEN / 2..].fill(8);
+            }
+            1 => {
+                let lock = lost.find::<RwLock<Numbers>>("lock").unwrap();
+                let mut written = lock.write().unwrap();
+                written[..LEN / 2].fill(8);
+                lose(&lost, (&raw const *written).cast());
+                written[LEN / 2..].fill(8);
+                assert_eq!(RwLockWriteGuard::downgrade(written)[LEN - 1], 8);
+            }
+            2 => {
+                let cell = lost.find::<OnceCell<Numbers>>("cell").unwrap();
+                let made = cell.get_or_try_init(|| {
+                    lose(&lost, (&raw const *cell).cast());
+                    Ok::<_, LockFailure>([8; LEN])
+                });
+                assert_eq!(made, Err(LockFailure::Severed));
+                assert!(cell.get_or_try_init(|| Ok::<_, LockFailure>([8; LEN])).is_err());
+            }
+            _ => {
+                let queue = lost.find::<Spsc<Numbers, 2>>("queue").unwrap();
+                let mut sender = queue.sender().unwrap();
+                let mut slot = sender.reserve().unwrap();
+                slot.uninit().write([8; LEN]);
+                lose(&lost, (&raw const *queue).cast());
+                slot.write([8; LEN]);
+            }
+        }
+        drop(lost);
+        other.sweep().unwrap();
+        // Locked by one who has left, as the dead do.
+        match scene {
+            0 => {
+                let Err(LockError::Orphaned(orphaned)) = mutex.lock() else { panic!("it is not whole") };
+                let _guard = orphaned.replace([7; LEN]);
+            }
+            1 => {
+                let Err(LockError::Orphaned(orphaned)) = lock.read() else { panic!("it is not whole") };
+                let _guard = orphaned.replace([7; LEN]);
+            }
+            2 => {
+                assert!(cell.get().is_none());
+                assert_eq!(cell.get_or_init(|| [7; LEN]).unwrap()[LEN - 1], 7);
+            }
+            _ => {
+                assert_eq!(queue.receiver().unwrap().try_pop(), Err(QueueError::Empty));
+                queue.sender().unwrap().push([7; LEN]).unwrap();
+                assert_eq!(queue.receiver().unwrap().try_pop().unwrap()[LEN - 1], 7);
+            }
+        }
+        assert_eq!((mutex.lock().unwrap()[0], lock.read().unwrap()[0]), (7, 7));
+        other.check().unwrap();
     }
 }
 

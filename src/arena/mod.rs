@@ -180,6 +180,10 @@ impl<A: RegionAllocator> Arena<A> {
             return Err(ArenaError::Busy);
         }
         let result = format::<A>(attached, &heap);
+        if heap.is_severed() {
+            // The next one formats it, as after a death.
+            return Err(ArenaError::Severed);
+        }
         let next = match result {
             Ok(()) => Payload::Arena { allocator: A::ID, is_formed: true },
             // It may have been another allocator that died in the middle: then there are no zeros any more.

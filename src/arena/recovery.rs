@@ -192,8 +192,11 @@ fn reclaim<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<R
         }
         // What the last tenant of the own slot left is given back with what the others did.
         let inherited = if attached.has_estate() { attached.slot().map_or(0, Slot::bit) } else { 0 };
-        let found =
-            attached.member().bury(inherited, |slots| give_back::<A>(&attached.region, heap, slots))?;
+        let found = attached.member().bury(inherited, |slots| {
+            let found = give_back::<A>(&attached.region, heap, slots)?;
+            // Else it was given back where nobody sees it.
+            if heap.is_severed() { Err(HeapError::Busy) } else { Ok(found) }
+        })?;
         attached.settle_estate();
         if let Some(found) = found {
             let dead = &attached.region.header().arena.attachments;

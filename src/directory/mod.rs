@@ -132,8 +132,8 @@ impl<A> Drop for Entered<'_, A> {
         if std::thread::panicking() {
             return;
         }
-        let (lock, me) = (&self.directory.words.lock, self.directory.heap.me());
-        if self.is_sound { lock.unlock(me) } else { lock.abandon(me) }
+        let (lock, heap) = (&self.directory.words.lock, self.directory.heap);
+        if self.is_sound && !heap.is_severed() { lock.unlock(heap.me()) } else { lock.abandon(heap.me()) }
     }
 }
 
@@ -141,7 +141,14 @@ impl<A: RegionAllocator> Entered<'_, A> {
     /// Finishes what the last holder began, if it died.
     pub(crate) fn recover_if_dead(&mut self) -> Result<(), HeapError> {
         if !self.is_sound {
-            self.recover().inspect_err(|_| self.directory.words.lock.give_up(self.directory.heap.me()))?;
+            let heap = self.directory.heap;
+            let give_up = |_: &HeapError| {
+                // Zeros that only this one sees are no reason.
+                if !heap.is_severed() {
+                    self.directory.words.lock.give_up(heap.me());
+                }
+            };
+            self.recover().inspect_err(give_up)?;
             self.is_sound = true;
             self.directory.heap.count_takeover();
         }
@@ -351,6 +358,9 @@ impl<A: RegionAllocator> Entered<'_, A> {
             (words.table.load(Ordering::Relaxed) & !TABLE_MASK).wrapping_add(TABLE_MASK.wrapping_add(1));
         self.intend(0, [block, old_block]);
         self.change(block, Event::Intern(heap.own_slot()?))?;
+        if heap.is_severed() {
+            return Err(HeapError::Busy);
+        }
         commit(&words.table, block | version);
         words.names.store(names, Ordering::Relaxed);
         words.occupied.store(names, Ordering::Relaxed);
@@ -411,6 +421,10 @@ impl<A: RegionAllocator> Entered<'_, A> {
 
     /// Says what is about to be changed, or that it has been.
     fn intend(&self, object: u64, [first, second]: [u64; 2]) {
+        // What it announces, or says to be done, others would not see.
+        if self.directory.heap.is_severed() {
+            return;
+        }
         let DirectoryWords { intent_object, intent_blocks: [one, other], .. } = self.directory.words;
         commit(one, first);
         commit(other, second);
@@ -473,6 +487,9 @@ impl<A: RegionAllocator> Entered<'_, A> {
         let own = BlockState::exclusive(heap.own_slot()?);
         commit(heap.word(object)?, own.bits());
         exports.clear(object);
+        if heap.is_severed() {
+            return Err(HeapError::Busy);
+        }
         commit(&words.intent_object, 0);
         heap.free_or_defer(object, A::free)
     }

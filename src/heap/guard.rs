@@ -146,6 +146,9 @@ impl HeapGuard<'_, '_> {
                 offset = block.tag;
             }
             heap.step();
+            if heap.is_severed() {
+                return Err(HeapError::Busy);
+            }
             // Between its load and here others may have pushed.
             if heap.control.condemned.compare_exchange(head, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 break head;
@@ -186,7 +189,9 @@ impl HeapGuard<'_, '_> {
     /// ```
     pub fn set_len(&self, len: u64) {
         self.heap.step();
-        self.heap.control.set_len(len);
+        if !self.heap.is_severed() {
+            self.heap.control.set_len(len);
+        }
     }
 }
 
@@ -201,6 +206,12 @@ impl Drop for HeapGuard<'_, '_> {
         #[cfg(planted)]
         LATE.catch_up(|word, value| word.store(value, Ordering::Relaxed));
         let lock = &self.heap.control.lock;
-        if self.is_sound { lock.unlock(self.heap.me) } else { lock.give_up(self.heap.me) }
+        if self.heap.is_severed() {
+            lock.abandon(self.heap.me);
+        } else if self.is_sound {
+            lock.unlock(self.heap.me);
+        } else {
+            lock.give_up(self.heap.me);
+        }
     }
 }

@@ -37,7 +37,7 @@ use crate::object::{
 use crate::planted::{LATE, Mistake, is_planted};
 use core::fmt;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
 use core::time::Duration;
 use static_assertions::const_assert_eq;
 #[cfg(test)]
@@ -93,6 +93,9 @@ impl HeapControl {
     }
 }
 
+/// Of the alarms of an attachment: its memory has gone away.
+pub(crate) const SEVERED: u64 = 1 << 63;
+
 /// A store that stays between what is written before and after it.
 #[inline(always)]
 pub(crate) fn commit(word: &AtomicU64, value: u64) {
@@ -140,6 +143,7 @@ pub struct Heap<'a> {
     me: Holder,
     roll: &'a dyn Roll,
     patience: Duration,
+    alarms: &'a AtomicU64,
     /// In how many accesses this process is killed; see [`PlainHeap::kill_after`].
     #[cfg(test)]
     fuse: Option<&'a AtomicU64>,
@@ -154,6 +158,7 @@ impl<'a> Heap<'a> {
         me: Holder,
         roll: &'a dyn Roll,
         patience: Duration,
+        alarms: &'a AtomicU64,
     ) -> Self {
         Self {
             words,
@@ -162,9 +167,24 @@ impl<'a> Heap<'a> {
             me,
             roll,
             patience,
+            alarms,
             #[cfg(test)]
             fuse: None,
         }
+    }
+
+    /// Whether what was written just now has perhaps gone to zeros that only this process sees, since memory of the segment has
+    /// gone away. To be asked before anything outside of the payload is changed that says that it has been written.
+    #[inline]
+    pub(crate) fn is_severed(&self) -> bool {
+        // A fault of this very thread comes before what follows it. One of another thread is said before the zeros can be
+        // written to; on x86 it reaches this processor by an interrupt, and elsewhere this load must not go before the stores.
+        if cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        self.alarms.load(Ordering::Relaxed) & SEVERED != 0
     }
 
     /// In tests, may be where this process is killed.
@@ -431,7 +451,10 @@ impl<'a> Heap<'a> {
         let mut head = self.control.condemned.load(Ordering::Relaxed);
         for _ in 0..CONTENTION_LIMIT {
             link.store(head, Ordering::Relaxed);
-            compiler_fence(Ordering::SeqCst);
+            if self.is_severed() {
+                // It is this attachment's still, and given back with the rest.
+                return Err(HeapError::Busy);
+            }
             // SYNC: Release here, Acquire in `take_condemned`: who finds the block finds its link.
             match self.control.condemned.compare_exchange_weak(
                 head,

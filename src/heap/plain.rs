@@ -33,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct PlainHeap {
     control: HeapControl,
     gone: Gone,
+    alarms: AtomicU64,
     #[cfg(test)]
     fuse: AtomicU64,
 }
@@ -64,7 +65,7 @@ impl PlainHeap {
         Heap {
             #[cfg(test)]
             fuse: Some(&self.fuse),
-            ..Heap::new(words, &self.control, private, me, &self.gone, PATIENCE)
+            ..Heap::new(words, &self.control, private, me, &self.gone, PATIENCE, &self.alarms)
         }
     }
 

@@ -176,8 +176,11 @@ fn me() -> Holder {
     Holder::new(last.unwrap_or(Slot::FIRST), 0)
 }
 
+/// Of a copy nothing goes away.
+static NO_ALARM: AtomicU64 = AtomicU64::new(0);
+
 fn heap<'a>(region: &'a Region, private: &'a [AtomicU64]) -> Heap<'a> {
-    Heap::new(region.heap_words(), &region.header().heap, private, me(), &Nobody, Duration::ZERO)
+    Heap::new(region.heap_words(), &region.header().heap, private, me(), &Nobody, Duration::ZERO, &NO_ALARM)
 }
 
 /// What can be said before anything is looked at closely.

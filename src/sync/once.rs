@@ -29,7 +29,7 @@
 #![allow(unsafe_code)]
 
 use super::event::Event;
-use super::thread_lock::{HeldLock, ThreadLock};
+use super::thread_lock::{HeldLock, ThreadLock, holder};
 use crate::error::LockFailure;
 use crate::lock::RawLock;
 use crate::shareable::{Shareable, TypeTag};
@@ -239,6 +239,9 @@ impl<T> OnceCell<T> {
             // SAFETY: nobody reads it while the state is empty, and by invariant 1 only this one, which has the lock, writes it.
             let place = unsafe { &mut *self.value.get() };
             place.write(value);
+            // If it went where others do not see it, perhaps in part, this one does not take it for a value either.
+            compiler_fence(Ordering::SeqCst);
+            holder(super::thread_lock::place(self)?.1)?;
             Ok::<(), E>(())
         })?;
         drop(initializing);
