@@ -26,6 +26,7 @@ mod torture {
     pub mod guarded;
     pub mod objects;
     pub mod plan;
+    pub mod several;
     pub mod supervisor;
     pub mod worker;
 }

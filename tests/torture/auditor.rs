@@ -175,7 +175,7 @@ impl<A: Allocator> Auditor<'_, A> {
         for entry in &entries {
             if entry.name() == guarded::NAME {
                 assert_kept!(entry.holders() == 0, "held by nobody: {entry:?}");
-                self.lock();
+                self.lock(false);
                 continue;
             }
             let object = self.arena.find::<Thing>(entry.name()).unwrap();
@@ -193,9 +193,12 @@ impl<A: Allocator> Auditor<'_, A> {
     }
 
     /// Nobody alive has the lock, so it need not be waited for.
-    fn lock(&mut self) {
+    fn lock(&mut self, is_alone: bool) {
         let object = self.arena.find::<Guarded>(guarded::NAME).unwrap();
         object.change(&mut self.random, Duration::ZERO).unwrap();
+        if is_alone {
+            object.several.settle(&mut self.random);
+        }
     }
 
     /// Of the segment that it has been attached to, and of that which has the name.
@@ -223,7 +226,7 @@ impl<A: Allocator> Auditor<'_, A> {
     fn settle(&mut self) {
         self.arena.sweep().unwrap();
         if entries(&self.arena).iter().any(|entry| entry.name() == guarded::NAME) {
-            self.lock();
+            self.lock(true);
         }
         let arena = &self.arena;
         arena.check().unwrap();

@@ -7,6 +7,7 @@
 //! Cells beside them are initialised by whoever comes first; and what has once been seen in one is there for ever.
 
 use super::board::{Deed, HAS_LOCK, NO_LOCK, WANTS_LOCK, board};
+use super::several::Several;
 use crate::common::arena::Random;
 use crate::common::pair::Pair;
 use shmem_bind::sync::{Condvar, LockError, LockResult, Mutex, MutexGuard, OnceCell, WaitError};
@@ -32,6 +33,7 @@ shareable! {
         cells: [OnceCell<Pair>; CELLS],
         /// What was seen in the cells.
         seen: [AtomicU64; CELLS],
+        pub several: Several,
     }
 }
 
@@ -46,6 +48,7 @@ impl Guarded {
             changed: Condvar::new(),
             cells: [const { OnceCell::new() }; CELLS],
             seen: [const { AtomicU64::new(0) }; CELLS],
+            several: Several::new(),
         }
     }
 

@@ -417,8 +417,9 @@ impl<A: RegionAllocator> Worker<'_, A> {
             Err(error) => return self.plan.allow_name(error),
         };
         let patience = if self.random.below(4) == 0 { Duration::ZERO } else { self.plan.patience };
-        let result = match self.random.below(4) {
-            0 => object.initialize(&mut self.random, patience),
+        let result = match self.random.below(8) {
+            0..=3 => object.several.use_some(&mut self.random, patience),
+            4 => object.initialize(&mut self.random, patience),
             _ => object.change(&mut self.random, patience),
         };
         match result {
