@@ -10,7 +10,7 @@ mod common;
 use common::TestName;
 use common::arena::Allocator;
 use nix::sys::resource::{UsageWho, getrusage};
-use shmem_bind::inspect::{Damage, Part, Snapshot, Unchecked, Verdict};
+use shmem_bind::inspect::{BlockKind, Damage, Named, Part, Snapshot, Unchecked, Verdict};
 use shmem_bind::{Arena, Builder, Bump, HEADER_LEN, RegionAllocator, ReservePolicy, ShmemBox, Slab, Tlsf};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -130,4 +130,36 @@ fn a_table_that_nobody_has_written_is_not_read() {
             .to_string()
             .ends_with("the directory is said to be far longer than the segment has memory")
     );
+}
+
+#[test]
+fn names_take_no_more_memory_than_the_segment_has() {
+    let name = TestName::new("names");
+    let arena = open::<Tlsf>(&name, 64 << 20);
+    let publish = |name: &str| {
+        arena.publish(name, &ShmemBox::into_arc(arena.alloc(7_u64).unwrap())).unwrap();
+    };
+    let long = "x".repeat(255);
+    publish(&long);
+    (0..3000).for_each(|number| publish(&number.to_string()));
+    let snapshot = look(&name, 1);
+    let inside = snapshot.arena().unwrap();
+    assert_eq!((snapshot.verdict(), inside.names().len()), (Verdict::Sound, 3001));
+    let own = || inside.blocks().iter().filter(|block| block.kind() == BlockKind::Internal);
+    let table = own().max_by_key(|block| block.len()).unwrap().offset() + HEADER_LEN as u64 + 24;
+    let entry = own().find(|block| (256..400).contains(&block.len())).unwrap().offset();
+    // Every place is the long one's, but for the one before its search begins.
+    let words = Words::of(&name);
+    let places = 1 << words.get(table);
+    let hash = words.get(entry + HEADER_LEN as u64 + 24);
+    let place = entry / 16 | hash << 41;
+    let home = hash >> (64 - words.get(table));
+    let at = |index: u64| table + 8 + index % places * 8;
+    assert!((0..places).any(|index| words.get(at(index)) == place));
+    (0..places).for_each(|index| words.put(at(home + index), if index == places - 1 { 0 } else { place }));
+    let snapshot = look(&name, STILL);
+    assert!(matches!(snapshot.verdict(), Verdict::Damaged(Damage::Words { part: Part::Directory, .. })));
+    let names = snapshot.arena().unwrap().names();
+    let taken: usize = names.iter().map(|named| size_of::<Named>() + named.name().len()).sum();
+    assert!(names.len() > 100 && (taken as u64) < words.memory(), "{} names", names.len());
 }

@@ -247,7 +247,7 @@ fn look_at<A: RegionAllocator>(region: &Region, parts: &Parts, tenants: &[Tenant
     if has_table {
         match Directory::<A>::new(&heap, &region.header().directory, exports).enter() {
             Ok(entered) => {
-                let listed = read_names(&heap, &mut info.names, |visit| entered.each(visit));
+                let listed = read_names(&heap, parts, &mut info.names, |visit| entered.each(visit));
                 // It looks at all blocks, too.
                 if note(Part::Directory, listed) {
                     note(Part::Directory, entered.check());
@@ -314,7 +314,7 @@ fn look_from_outside(region: &Region, parts: &Parts, allocator: AllocatorId) -> 
     if !is_table_a_hole(&heap, region, parts) {
         let directory = Directory::<Tlsf>::new(&heap, &region.header().directory, exports);
         let listed = directory.lock_unchecked().and_then(|entered| {
-            let listed = read_names(&heap, &mut info.names, |visit| entered.each(visit));
+            let listed = read_names(&heap, parts, &mut info.names, |visit| entered.each(visit));
             drop(entered);
             listed
         });
@@ -331,15 +331,18 @@ type VisitName<'v> = dyn FnMut(&crate::directory::NameBuffer, u64) -> Result<(),
 /// Gathers the names that `each` passes on.
 fn read_names(
     heap: &Heap<'_>,
+    parts: &Parts,
     names: &mut Vec<Named>,
     each: impl FnOnce(&mut VisitName<'_>) -> Result<(), HeapError>,
 ) -> Result<(), HeapError> {
-    // Entries that lie in each other could have more names than there is memory.
-    let mut room = heap.len();
+    // Places may share an entry, and entries lie in each other, if they are damaged. Else a name, its entry, its place and its
+    // object take more of the segment than what is made of them here.
+    let mut room = parts.copied();
     let result = each(&mut |name, object| {
         let block = heap.block(object)?;
         let name = name.as_str();
-        room = room.checked_sub(name.len() as u64).ok_or(HeapError::Damaged { at: object })?;
+        let taken = (name.len() as u64).saturating_add(size_of::<Named>() as u64);
+        room = room.checked_sub(taken).ok_or(HeapError::Damaged { at: object })?;
         let mut copied = String::new();
         if copied.try_reserve_exact(name.len()).is_ok() && names.try_reserve(1).is_ok() {
             copied.push_str(name);
