@@ -114,7 +114,7 @@ impl Region {
 
     /// The payload as words, as many as are whole.
     #[inline]
-    fn payload_words(&self) -> &[AtomicU64] {
+    pub(crate) fn payload_words(&self) -> &[AtomicU64] {
         let words = self.payload().cast::<AtomicU64>();
         // SAFETY: by invariant 1 the payload is mapped for `payload_len` bytes, at most half of the address space, and is
         // aligned to a page; any bytes are valid atomics. Objects that somebody has a reference to may lie in

@@ -5,7 +5,7 @@ mod alone;
 mod common;
 
 use alone::readable;
-use shmem_bind::sync::Mutex;
+use shmem_bind::sync::{Mutex, RwLock};
 use shmem_bind::{
     AllocError, ArenaError, BoxError, CopyError, DirectoryError, Errno, FileKind, HandleError, HeaderError,
     LockFailure, NameError, OwnError, Rejected, ShmemError, SizeError,
@@ -170,6 +170,24 @@ fn errors_of_one_operation_become_io_errors() {
     let mutex = Mutex::new(0_u32);
     let failed: io::Error = mutex.lock().unwrap_err().into();
     assert_eq!(failed.kind(), ErrorKind::Other);
+}
+
+/// Of whichever guard.
+#[test]
+fn errors_of_locks_become_io_errors() {
+    fn read(lock: &RwLock<u32>) -> io::Result<u32> {
+        Ok(*lock.read()?)
+    }
+    fn write(lock: &RwLock<u32>) -> io::Result<u32> {
+        Ok(*lock.write()?)
+    }
+    // In no segment.
+    let lock = RwLock::new(0_u32);
+    for failed in [read(&lock), write(&lock)] {
+        let inner = failed.unwrap_err().into_inner().unwrap();
+        let failure = ShmemError::Lock(LockFailure::NotAttached);
+        assert_eq!(*inner.downcast::<ShmemError>().unwrap(), failure);
+    }
 }
 
 #[test]

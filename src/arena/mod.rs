@@ -368,7 +368,8 @@ fn grow<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>, asked: u64) ->
 fn check<A: RegionAllocator>(attached: &Attached, heap: &Heap<'_>) -> Result<(), HeapError> {
     let entered = directory::<A>(attached, heap).enter()?;
     A::check(heap)?;
-    check_exports::<A>(heap, exports(attached))?;
+    let exports = exports(attached);
+    check_exports::<A>(heap, exports, |from| exports.next(from, heap.len()))?;
     entered.check()
 }
 
@@ -381,14 +382,15 @@ fn exports(attached: &Attached) -> Exports<'_> {
     Exports::new(attached.region.export_words())
 }
 
-/// Checks that nothing is exported but blocks in use.
+/// Checks that nothing is exported but blocks in use. The next block that is exported is what `next` gives.
 pub(crate) fn check_exports<A: RegionAllocator>(
     heap: &Heap<'_>,
     exports: Exports<'_>,
+    next: impl Fn(u64) -> Option<u64>,
 ) -> Result<(), HeapError> {
     let mut result = Ok(());
     // The first bit at or after the block that comes next; blocks come in the order of their offsets.
-    let mut bit = exports.next(0, heap.len());
+    let mut bit = next(0);
     A::walk(heap, &mut |block| {
         let end = block.end().unwrap_or(u64::MAX);
         while let Some(exported) = bit.filter(|exported| *exported < end) {
@@ -401,7 +403,7 @@ pub(crate) fn check_exports<A: RegionAllocator>(
                 result = Err(HeapError::Damaged { at: exported });
                 return ControlFlow::Break(());
             }
-            bit = exports.next(exported.saturating_add(1), heap.len());
+            bit = next(exported.saturating_add(1));
         }
         ControlFlow::Continue(())
     })?;

@@ -142,7 +142,8 @@ impl<A: RegionAllocator> Arena<A> {
     /// Takes a name away without knowing of which type its object is: for tools that clean up.
     ///
     /// The object stays as long as somebody holds it. Only who knows the type can destroy it: if nobody else holds it, its
-    /// memory is given back without its destructor, as if its last user had been killed.
+    /// memory is given back without its destructor, as if its last user had been killed. So it is, too, if the last user
+    /// drops it while this call is under way, for the call holds it as long.
     ///
     /// # Errors
     /// As [`unpublish`](Self::unpublish), without `Mismatch`.

@@ -5,6 +5,7 @@
 //! as after a death. By what an arena promises that can be done at every instant.
 
 use super::block::{BlockInfo, Named};
+use super::parts::Parts;
 use super::tenant::{Life, Tenant};
 use super::verdict::{Damage, Part, Unchecked};
 use crate::allocator::{Bump, RegionAllocator, Slab, Tlsf};
@@ -21,7 +22,7 @@ use crate::region::Region;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 /// Who holds a lock.
@@ -160,13 +161,30 @@ impl Roll for Nobody {
     }
 }
 
+/// Most bytes of holes that the directory's table is read with in any case.
+const MOST_HOLES: u64 = 64 << 20;
+/// Bits of the word of the table that are its offset.
+const TABLE_MASK: u64 = (1 << 44) - 1;
+
+/// Whether the directory's table has more of holes than the whole segment has memory. Its maker has written it from one
+/// end to the other, so it is none, or somebody has cut zeros out of a saved file; to read it would take as long as it
+/// is said to be.
+fn is_table_a_hole(heap: &Heap<'_>, region: &Region, parts: &Parts) -> bool {
+    let word = region.header().directory.table.load(Ordering::Relaxed);
+    // If that is no block, the directory says so.
+    let Ok(table) = heap.block(word & TABLE_MASK) else { return false };
+    let written = parts.within_payload(table.offset..table.end().unwrap_or(u64::MAX));
+    let written = written.fold(0_u64, |sum, part| sum.saturating_add(part.end.saturating_sub(part.start)));
+    table.extent.len().saturating_sub(written) > parts.copied().max(MOST_HOLES)
+}
+
 /// Looks at the arena in a copy, which is of no more use afterwards.
-pub(super) fn look(region: &Region, allocator: AllocatorId, tenants: &[Tenant]) -> Look {
+pub(super) fn look(region: &Region, parts: &Parts, allocator: AllocatorId, tenants: &[Tenant]) -> Look {
     match allocator {
-        AllocatorId::TLSF => look_at::<Tlsf>(region, tenants),
-        AllocatorId::SLAB => look_at::<Slab>(region, tenants),
-        AllocatorId::BUMP => look_at::<Bump>(region, tenants),
-        _ => look_from_outside(region, allocator),
+        AllocatorId::TLSF => look_at::<Tlsf>(region, parts, tenants),
+        AllocatorId::SLAB => look_at::<Slab>(region, parts, tenants),
+        AllocatorId::BUMP => look_at::<Bump>(region, parts, tenants),
+        _ => look_from_outside(region, parts, allocator),
     }
 }
 
@@ -210,7 +228,7 @@ fn lock_damage(info: &ArenaInfo) -> Option<Damage> {
     })
 }
 
-fn look_at<A: RegionAllocator>(region: &Region, tenants: &[Tenant]) -> Look {
+fn look_at<A: RegionAllocator>(region: &Region, parts: &Parts, tenants: &[Tenant]) -> Look {
     let private: Vec<AtomicU64> = (0..A::PRIVATE_WORDS).map(|_| AtomicU64::new(0)).collect();
     let heap = heap(region, &private);
     let exports = Exports::new(region.export_words());
@@ -225,17 +243,21 @@ fn look_at<A: RegionAllocator>(region: &Region, tenants: &[Tenant]) -> Look {
     info.has_all_blocks = walked.is_ok() && has_room;
     let is_sound = note(Part::Allocator, walked.and_then(|()| A::check(&heap)));
     if is_sound {
-        note(Part::Exports, arena::check_exports::<A>(&heap, exports));
+        let next = |from| parts.next_exported(&heap, exports, from);
+        note(Part::Exports, arena::check_exports::<A>(&heap, exports, next));
     }
-    match Directory::<A>::new(&heap, &region.header().directory, exports).enter() {
-        Ok(entered) => {
-            let listed = read_names(&heap, &mut info.names, |visit| entered.each(visit));
-            // It looks at all blocks, too.
-            if note(Part::Directory, listed) {
-                note(Part::Directory, entered.check());
+    let has_table = !is_table_a_hole(&heap, region, parts);
+    if has_table {
+        match Directory::<A>::new(&heap, &region.header().directory, exports).enter() {
+            Ok(entered) => {
+                let listed = read_names(&heap, parts, &mut info.names, |visit| entered.each(visit));
+                // It looks at all blocks, too.
+                if note(Part::Directory, listed) {
+                    note(Part::Directory, entered.check());
+                }
             }
+            Err(error) => _ = note(Part::Directory, Err(error)),
         }
-        Err(error) => _ = note(Part::Directory, Err(error)),
     }
     // These change the copy, and whatever they come upon, its users will.
     let usage = A::usage(&heap);
@@ -247,7 +269,12 @@ fn look_at<A: RegionAllocator>(region: &Region, tenants: &[Tenant]) -> Look {
         if slots == 0 { Ok(Reclaimed::default()) } else { arena::give_back::<A>(region, &heap, slots) };
     note(Part::Allocator, estate.map(drop));
     info.estate = estate.ok();
-    Look { info, damage, unchecked: (!has_room).then_some(Unchecked::NoMemory) }
+    let unchecked = match (has_room, has_table) {
+        (false, _) => Some(Unchecked::NoMemory),
+        (true, false) => Some(Unchecked::Hole(Part::Directory)),
+        (true, true) => None,
+    };
+    Look { info, damage, unchecked }
 }
 
 /// Gathers the blocks; gives whether there was memory for all.
@@ -268,31 +295,36 @@ fn collect<A: RegionAllocator>(
 }
 
 /// What is known of an arena whose allocator is not: what names, handles and references lead to.
-fn look_from_outside(region: &Region, allocator: AllocatorId) -> Look {
+fn look_from_outside(region: &Region, parts: &Parts, allocator: AllocatorId) -> Look {
     let heap = heap(region, &[]);
     let exports = Exports::new(region.export_words());
     let mut info = outline(&heap, region, allocator);
     let mut damage = lock_damage(&info);
     let mut from = 0;
-    while let Some(offset) = exports.next(from, heap.len()) {
-        from = offset.saturating_add(1);
-        if let Ok(block) = heap.block(offset) {
-            if info.blocks.try_reserve(1).is_err() {
-                break;
+    while let Some(offset) = parts.next_exported(&heap, exports, from) {
+        match parts.block(&heap, offset) {
+            Ok(block) => {
+                if info.blocks.try_reserve(1).is_err() {
+                    break;
+                }
+                info.blocks.push(BlockInfo(block));
+                from = offset.saturating_add(1);
             }
-            info.blocks.push(BlockInfo(block));
+            Err(next) => from = next,
         }
     }
     // Of the allocator nothing is called unless a dead one's work is to be finished, which is not done here.
-    let directory = Directory::<Tlsf>::new(&heap, &region.header().directory, exports);
-    let listed = directory.lock_unchecked().and_then(|entered| {
-        let listed = read_names(&heap, &mut info.names, |visit| entered.each(visit));
-        drop(entered);
-        listed
-    });
-    // Half of a change is no damage.
-    if info.directory_lock == LockState::Free {
-        damage = damage.or(listed.err().and_then(|error| Damage::of(Part::Directory, error)));
+    if !is_table_a_hole(&heap, region, parts) {
+        let directory = Directory::<Tlsf>::new(&heap, &region.header().directory, exports);
+        let listed = directory.lock_unchecked().and_then(|entered| {
+            let listed = read_names(&heap, parts, &mut info.names, |visit| entered.each(visit));
+            drop(entered);
+            listed
+        });
+        // Half of a change is no damage.
+        if info.directory_lock == LockState::Free {
+            damage = damage.or(listed.err().and_then(|error| Damage::of(Part::Directory, error)));
+        }
     }
     Look { info, damage, unchecked: Some(Unchecked::Allocator(allocator)) }
 }
@@ -302,15 +334,18 @@ type VisitName<'v> = dyn FnMut(&crate::directory::NameBuffer, u64) -> Result<(),
 /// Gathers the names that `each` passes on.
 fn read_names(
     heap: &Heap<'_>,
+    parts: &Parts,
     names: &mut Vec<Named>,
     each: impl FnOnce(&mut VisitName<'_>) -> Result<(), HeapError>,
 ) -> Result<(), HeapError> {
-    // Entries that lie in each other could have more names than there is memory.
-    let mut room = heap.len();
+    // Places may share an entry, and entries lie in each other, if they are damaged. Else a name, its entry, its place and its
+    // object take more of the segment than what is made of them here.
+    let mut room = parts.copied();
     let result = each(&mut |name, object| {
         let block = heap.block(object)?;
         let name = name.as_str();
-        room = room.checked_sub(name.len() as u64).ok_or(HeapError::Damaged { at: object })?;
+        let taken = (name.len() as u64).saturating_add(size_of::<Named>() as u64);
+        room = room.checked_sub(taken).ok_or(HeapError::Damaged { at: object })?;
         let mut copied = String::new();
         if copied.try_reserve_exact(name.len()).is_ok() && names.try_reserve(1).is_ok() {
             copied.push_str(name);

@@ -7,6 +7,7 @@
 //! Writes to private mappings of its own.
 #![allow(unsafe_code)]
 
+use super::parts::Parts;
 use super::verdict::Unchecked;
 use crate::error::{HeaderError, ShmemError};
 use crate::header::{HEADER_LEN, Header, PREFIX_LEN};
@@ -23,6 +24,8 @@ pub(super) struct Image {
     pub(super) header: Result<Header, HeaderError>,
     /// The whole segment, or its header alone; `None` if not even that is there.
     pub(super) region: Option<Region>,
+    /// What of the region is no hole.
+    pub(super) parts: Parts,
     /// Why the payload is not in the region.
     pub(super) missing: Option<Unchecked>,
     /// Length of the file, in bytes.
@@ -40,22 +43,23 @@ impl Image {
             let len = header.total_len();
             if header.check_len(file_len).is_ok() {
                 match copy_data(fd, len, limit.saturating_add(HEADER_LEN as u64))? {
-                    Ok(mapping) => return Ok(Self::whole(mapping, len, file_len)),
+                    Ok(copied) => return Ok(Self::whole(copied, len, file_len)),
                     Err(reason) => missing = Some(reason),
                 }
             }
         }
         if file_len < HEADER_LEN as u64 {
-            return Ok(Self { header: Header::parse(prefix), region: None, missing, file_len });
+            let (region, parts) = (None, Parts::default());
+            return Ok(Self { header: Header::parse(prefix), region, parts, missing, file_len });
         }
-        let region = match copy_data(fd, HEADER_LEN as u64, HEADER_LEN as u64)? {
-            Ok(mapping) => Region::of_copy(mapping),
+        let (region, parts) = match copy_data(fd, HEADER_LEN as u64, HEADER_LEN as u64)? {
+            Ok((mapping, parts)) => (Region::of_copy(mapping), parts),
             Err(reason) => {
                 missing = Some(reason);
-                None
+                (None, Parts::default())
             }
         };
-        Ok(Self { header: Header::parse(prefix), ..Self::new(region, missing, file_len) })
+        Ok(Self { header: Header::parse(prefix), ..Self::new(region, parts, missing, file_len) })
     }
 
     /// Copies the bytes of a segment.
@@ -68,7 +72,7 @@ impl Image {
             _ => (HEADER_LEN as u64, None),
         };
         let source = usize::try_from(len).ok().and_then(|len| bytes.get(..len));
-        let region = source.and_then(|source| match Mapping::private_scattered(source.len()) {
+        let mut region = source.and_then(|source| match Mapping::private_scattered(source.len()) {
             Ok(mut mapping) => {
                 // SAFETY: it is private.
                 unsafe { mapping.bytes_mut() }.copy_from_slice(source);
@@ -79,12 +83,16 @@ impl Image {
                 None
             }
         });
-        Self { header, region, missing, file_len }
+        let mut parts = Parts::default();
+        if parts.push(0..len).is_err() {
+            (region, missing) = (None, Some(Unchecked::NoMemory));
+        }
+        Self { header, region, parts, missing, file_len }
     }
 
     /// Of all that a header tells of which was read before.
-    fn whole(mapping: Mapping, len: u64, file_len: u64) -> Self {
-        let mut image = Self::new(Region::of_copy(mapping), None, file_len);
+    fn whole((mapping, parts): (Mapping, Parts), len: u64, file_len: u64) -> Self {
+        let mut image = Self::new(Region::of_copy(mapping), parts, None, file_len);
         if let Ok(other) = image.header {
             if other.total_len() != len {
                 // It has been replaced meanwhile, which is no header's way.
@@ -94,7 +102,7 @@ impl Image {
         image
     }
 
-    fn new(region: Option<Region>, missing: Option<Unchecked>, file_len: u64) -> Self {
+    fn new(region: Option<Region>, parts: Parts, missing: Option<Unchecked>, file_len: u64) -> Self {
         let needed = PREFIX_LEN as u64;
         let none = Err(HeaderError::Truncated { len: 0, needed });
         let header = region.as_ref().map_or(none, |region| {
@@ -104,7 +112,7 @@ impl Image {
             }
             Header::parse(&prefix)
         });
-        Self { header, region, missing, file_len }
+        Self { header, region, parts, missing, file_len }
     }
 
     /// Whether the region has the payload that the header tells of.
@@ -117,7 +125,7 @@ impl Image {
 }
 
 /// The first `len` bytes of a file in private memory, unless more than `limit` of them are in no hole.
-fn copy_data(fd: &OwnedFd, len: u64, limit: u64) -> Result<Result<Mapping, Unchecked>, ShmemError> {
+fn copy_data(fd: &OwnedFd, len: u64, limit: u64) -> Result<Result<(Mapping, Parts), Unchecked>, ShmemError> {
     let Some(len_here) = usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok()) else {
         return Ok(Err(Unchecked::NoMemory));
     };
@@ -125,16 +133,20 @@ fn copy_data(fd: &OwnedFd, len: u64, limit: u64) -> Result<Result<Mapping, Unche
         return Ok(Err(Unchecked::NoMemory));
     };
     let (mut from, mut copied) = (0, 0_u64);
+    let mut parts = Parts::default();
     while let Some(data) = shm::next_data(fd, from, len) {
         copied = copied.saturating_add(data.end.saturating_sub(data.start));
         if copied > limit {
             return Ok(Err(Unchecked::TooLarge { limit: limit.saturating_sub(HEADER_LEN as u64) }));
         }
         from = data.end;
+        if parts.push(data.clone()).is_err() {
+            return Ok(Err(Unchecked::NoMemory));
+        }
         // SAFETY: it is private.
         unsafe { mapping.copy_from(fd, data) }.map_err(os("pread"))?;
     }
-    Ok(Ok(mapping))
+    Ok(Ok((mapping, parts)))
 }
 
 fn os(call: &'static str) -> impl Fn(Errno) -> ShmemError {

@@ -13,12 +13,15 @@
 //!
 //! # What it costs
 //! Memory for what the segment has memory for, up to a [limit](DEFAULT_LIMIT); holes of a sparse segment cost nothing. Time in
-//! proportion to that, and a dozen times as much if something is wrong. Of a larger one, the header and the attachments are
-//! read. (The copy is gone when there is a snapshot; that has 32 bytes for each block.)
+//! proportion to that, and a dozen times as much if something is wrong; sixty times at most, if that changes again and
+//! again. What its words say of lengths is believed only as far as there is memory for it. Of a larger one, the header and
+//! the attachments are read. (The copy is gone when there is a snapshot; that has 32 bytes for each block, and some for each
+//! name.)
 
 mod verdict;
 mod block;
 mod tenant;
+mod parts;
 mod image;
 mod arena;
 
@@ -38,9 +41,11 @@ use crate::sys::clock;
 use crate::sys::shm::{self, Access, Status};
 use crate::tenancy::Tenancy;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use image::Image;
+use parts::Parts;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
@@ -191,7 +196,7 @@ impl Snapshot {
         if let Some(region) = copy.region.as_ref().filter(|_| is_ours) {
             damage = snapshot.read_header(region, own).or(damage);
             if let (Ok(header), true) = (copy.header, copy.is_whole()) {
-                let inside = snapshot.read_arena(region, &header);
+                let inside = snapshot.read_arena(region, &copy.parts, &header);
                 damage = damage.or(inside.0);
                 unchecked = unchecked.or(inside.1);
             }
@@ -202,7 +207,7 @@ impl Snapshot {
             (None, None) => Verdict::Sound,
         };
         if let (Some(arena), Some(region), Some(_)) = (&snapshot.arena, &copy.region, damage) {
-            digest.add_arena(arena, region);
+            digest.add_arena(arena, region, &copy.parts);
         }
         (snapshot, digest.0)
     }
@@ -220,10 +225,15 @@ impl Snapshot {
         self.header.is_ok().then_some(Damage::Tenant { slot: nobodys.slot() })
     }
 
-    fn read_arena(&mut self, region: &Region, header: &Header) -> (Option<Damage>, Option<Unchecked>) {
+    fn read_arena(
+        &mut self,
+        region: &Region,
+        parts: &Parts,
+        header: &Header,
+    ) -> (Option<Damage>, Option<Unchecked>) {
         match header.payload() {
             Payload::Arena { allocator, is_formed: true } => {
-                let look = arena::look(region, allocator, &self.tenants);
+                let look = arena::look(region, parts, allocator, &self.tenants);
                 self.arena = Some(look.info);
                 (look.damage, look.unchecked)
             }
@@ -377,30 +387,44 @@ impl Digest {
         self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
 
-    fn add_words(&mut self, words: Option<&[AtomicU64]>) {
-        words.unwrap_or_default().iter().for_each(|word| self.add(word.load(Ordering::Relaxed)));
+    /// Zeros count for nothing, whether somebody has written them or not.
+    fn add_words(&mut self, words: &[AtomicU64], parts: impl Iterator<Item = Range<u64>>) {
+        let index = |offset: u64| usize::try_from(offset / 8).unwrap_or(usize::MAX);
+        for part in parts {
+            let words = words.get(index(part.start)..index(part.end).min(words.len())).unwrap_or_default();
+            for (offset, word) in (part.start..).step_by(8).zip(words) {
+                let word = word.load(Ordering::Relaxed);
+                if word != 0 {
+                    self.add(offset);
+                    self.add(word);
+                }
+            }
+        }
     }
 
     /// The words of blocks, of the allocator, of the directory, and of the export bitmap; not those of objects, which their users
     /// may change at any time.
-    fn add_arena(&mut self, arena: &ArenaInfo, region: &Region) {
-        let heap = region.heap_words();
-        let index = |offset: u64| usize::try_from(offset / 8).unwrap_or(usize::MAX);
+    fn add_arena(&mut self, arena: &ArenaInfo, region: &Region, parts: &Parts) {
+        let words = region.payload_words();
+        let capacity = arena.heap_capacity();
         let first = arena.blocks().first().map_or(4096, BlockInfo::offset);
-        self.add_words(heap.get(..index(first).min(heap.len())));
+        self.add_words(words, parts.within_payload(0..first.min(capacity)));
+        // What a damaged arena has for blocks may lie in each other.
+        let mut done = 0;
         for block in arena.blocks() {
-            let BlockInfo(words) = block;
-            [words.offset, words.state.bits(), words.tag, words.extent.bits()]
+            let BlockInfo(header) = block;
+            [header.offset, header.state.bits(), header.tag, header.extent.bits()]
                 .into_iter()
                 .for_each(|word| self.add(word));
             if block.kind() == BlockKind::Internal {
-                let end = block.offset().saturating_add(block.len());
-                self.add_words(heap.get(index(block.offset().saturating_add(BLOCK_HEADER_LEN))..index(end)));
+                let start = block.offset().saturating_add(BLOCK_HEADER_LEN).max(done);
+                let end = block.offset().saturating_add(block.len()).min(capacity);
+                self.add_words(words, parts.within_payload(start..end));
+                done = end.max(done);
             }
         }
-        let end = index(arena.heap_len().div_ceil(128).saturating_add(8));
-        let exports = region.export_words();
-        self.add_words(exports.get(..end.min(exports.len())));
+        // The bitmap follows the heap.
+        self.add_words(words, parts.within_payload(capacity..u64::MAX));
     }
 }
 

@@ -74,6 +74,9 @@ pub enum Unchecked {
     Allocator(AllocatorId),
     /// The arena is being formatted, or whoever did so has died.
     Unformatted,
+    /// It is said to be far longer than the segment has memory, and so for the most part a hole: one that nobody has
+    /// written, or that was cut out of a file that was saved.
+    Hole(Part),
 }
 
 impl Damage {
@@ -133,6 +136,9 @@ impl fmt::Display for Unchecked {
             Self::NoMemory => f.write_str("there is no memory for a copy"),
             Self::Allocator(id) => write!(f, "the allocator {id} is not of this crate"),
             Self::Unformatted => f.write_str("the arena is being formatted, or whoever did so has died"),
+            Self::Hole(part) => {
+                write!(f, "the {part} is said to be far longer than the segment has memory")
+            }
         }
     }
 }

@@ -144,8 +144,8 @@ impl<T, G: Guard<T>> From<LockError<'_, T, G>> for ShmemError {
 
 /// An [`Orphaned`] is left to the next one who locks.
 #[cfg(feature = "std")]
-impl<T> From<LockError<'_, T>> for std::io::Error {
-    fn from(error: LockError<'_, T>) -> Self {
+impl<T, G: Guard<T>> From<LockError<'_, T, G>> for std::io::Error {
+    fn from(error: LockError<'_, T, G>) -> Self {
         error.failure().into()
     }
 }
