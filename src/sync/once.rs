@@ -32,7 +32,7 @@ use super::event::Event;
 use super::thread_lock::{HeldLock, ThreadLock};
 use crate::error::LockFailure;
 use crate::lock::RawLock;
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use crate::sys::clock;
 use crate::word::Word;
 use core::cell::UnsafeCell;
@@ -114,6 +114,9 @@ unsafe impl<T: Shareable> Shareable for OnceCell<T> {
         .with_field("value", offset_of!(Self, value), T::TAG);
     const FROZEN: bool = false;
 }
+
+// SAFETY: zeros are a lock that nobody holds, the state of an empty cell, and an event; the value is not looked at then.
+unsafe impl<T: Shareable> FromZeros for OnceCell<T> {}
 
 impl<T> OnceCell<T> {
     /// An empty one.
@@ -478,6 +481,9 @@ unsafe impl Shareable for Once {
         TypeTag::new::<Self>("shmem_bind::Once", 1).with_field("cell", 0, <OnceCell<()>>::TAG);
     const FROZEN: bool = false;
 }
+
+// SAFETY: an empty cell.
+unsafe impl FromZeros for Once {}
 
 impl Once {
     /// Something that is not done yet.

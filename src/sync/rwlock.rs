@@ -43,7 +43,7 @@ use super::result::{LockError, Orphaned};
 use super::thread_lock::{Caller, HeldLock, ThreadLock};
 use crate::error::LockFailure;
 use crate::event::RawEvent;
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use crate::word::Ordered;
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -61,19 +61,16 @@ use static_assertions::const_assert_eq;
 /// # Examples
 /// ```
 /// use shmem_bind::sync::{ReadResult, RwLock};
-/// use shmem_bind::{Builder, ShmemError};
+/// use shmem_bind::{Builder, Tlsf};
 ///
 /// fn describe(result: ReadResult<'_, u32>) -> String {
 ///     result.map_or_else(|error| error.to_string(), |number| number.to_string())
 /// }
 ///
-/// # fn main() -> Result<(), ShmemError> {
-/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-/// // SAFETY: zeros are a zero that nobody has locked.
-/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
 /// assert_eq!(describe(lock.read()), "0");
-/// # Ok(())
-/// # }
+/// # Ok::<(), shmem_bind::ShmemError>(())
 /// ```
 pub type ReadResult<'a, T, const READERS: usize = 32> =
     Result<RwLockReadGuard<'a, T, READERS>, LockError<'a, T, RwLockReadGuard<'a, T, READERS>>>;
@@ -83,19 +80,16 @@ pub type ReadResult<'a, T, const READERS: usize = 32> =
 /// # Examples
 /// ```
 /// use shmem_bind::sync::{WriteResult, RwLock};
-/// use shmem_bind::{Builder, ShmemError};
+/// use shmem_bind::{Builder, Tlsf};
 ///
 /// fn describe(result: WriteResult<'_, u32>) -> String {
 ///     result.map_or_else(|error| error.to_string(), |number| number.to_string())
 /// }
 ///
-/// # fn main() -> Result<(), ShmemError> {
-/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-/// // SAFETY: zeros are a zero that nobody has locked.
-/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
 /// assert_eq!(describe(lock.write()), "0");
-/// # Ok(())
-/// # }
+/// # Ok::<(), shmem_bind::ShmemError>(())
 /// ```
 pub type WriteResult<'a, T, const READERS: usize = 32> =
     Result<RwLockWriteGuard<'a, T, READERS>, LockError<'a, T, RwLockWriteGuard<'a, T, READERS>>>;
@@ -185,6 +179,9 @@ unsafe impl<T: Shareable, const READERS: usize> Shareable for RwLock<T, READERS>
     const FROZEN: bool = false;
 }
 
+// SAFETY: zeros are a lock that nobody holds, and a value.
+unsafe impl<T: FromZeros, const READERS: usize> FromZeros for RwLock<T, READERS> {}
+
 impl<T> RwLock<T> {
     /// A value that nobody has locked, with room for 32 threads that read.
     ///
@@ -239,19 +236,16 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::RwLock;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// let reading = lock.read()?;
     /// std::thread::scope(|scope| {
     ///     // Others read at the same time.
     ///     scope.spawn(|| assert_eq!(*lock.read().unwrap(), *reading));
     /// });
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     ///
     /// # References
@@ -270,12 +264,10 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// ```
     /// use core::time::Duration;
     /// use shmem_bind::sync::{LockFailure, RwLock};
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32, 2>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32, 2>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32, 2>>()?;
     /// let writing = lock.write()?;
     /// std::thread::scope(|scope| {
     ///     scope.spawn(|| {
@@ -285,8 +277,7 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// });
     /// drop(writing);
     /// assert_eq!(*lock.read_for(Duration::from_secs(1))?, 0);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn read_for(&self, timeout: Duration) -> ReadResult<'_, T, READERS> {
@@ -315,15 +306,12 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::RwLock;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// assert!(lock.try_read().is_ok());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn try_read(&self) -> ReadResult<'_, T, READERS> {
@@ -340,19 +328,16 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::{LockFailure, RwLock};
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// *lock.write()? += 1;
     /// let reading = lock.read()?;
     /// // It would wait for itself.
     /// assert_eq!(lock.write().unwrap_err().failure(), LockFailure::Deadlock);
     /// assert_eq!(*reading, 1);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     ///
     /// # References
@@ -370,12 +355,10 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::{LockFailure, RwLock};
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// let reading = lock.read()?;
     /// std::thread::scope(|scope| {
     ///     scope.spawn(|| {
@@ -384,8 +367,7 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     ///     });
     /// });
     /// drop(reading);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn write_for(&self, timeout: Duration) -> WriteResult<'_, T, READERS> {
@@ -412,16 +394,13 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::RwLock;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// *lock.try_write()? = 7;
     /// assert_eq!(*lock.read()?, 7);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn try_write(&self) -> WriteResult<'_, T, READERS> {
@@ -433,18 +412,15 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::RwLock;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// let writing = lock.write()?;
     /// // SAFETY: it is locked.
     /// unsafe { lock.as_ptr().write(9) };
     /// assert_eq!(*writing, 9);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[must_use]
     pub const fn as_ptr(&self) -> *mut T {
