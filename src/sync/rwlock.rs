@@ -15,6 +15,8 @@
 //! | left by one that died writing | an `Orphaned` | an `Orphaned` |
 //! | not recoverable | `NotRecoverable` | `NotRecoverable` |
 //! | read by as many as there are places | after waiting: a guard, or `Busy` | as read by others |
+//! | read by this thread, by another attachment | as read by others | `Deadlock` |
+//! | the same, and others wait to write, or all places are its own | `Deadlock` | `Deadlock` |
 //!
 //! | event | state | next |
 //! |---|---|---|
@@ -106,6 +108,7 @@ pub type WriteResult<'a, T, const READERS: usize = 32> =
 /// Reading costs two atomic exchanges, at places that differ from thread to thread as far as there are enough of them. Whoever reads
 /// may read again in the same thread, and is never kept waiting by a writer then; whoever reads and wants to write gets
 /// [`LockFailure::Deadlock`], and so does whoever writes and wants anything. Once somebody waits to write, those who come to read wait too.
+/// A thread that reads by several attachments has as many places, and may wait for the others' while others wait for its own.
 ///
 /// Threads, panics and children after `fork`: as with a [`Mutex`](super::Mutex).
 ///
@@ -151,8 +154,8 @@ pub type WriteResult<'a, T, const READERS: usize = 32> =
 pub struct RwLock<T, const READERS: usize = 32> {
     lock: ThreadLock,
     left: RawEvent,
-    /// Keeps the places aligned, for 32-bit processes too.
-    unused: AtomicU32,
+    /// The holder of `lock`, while it waits to write.
+    waiting: AtomicU32,
     /// INVARIANT 1: it [`is_written`] whenever `value` is not a valid `T`; then `lock` is held, or a dead one's, or not recoverable.
     writer: AtomicU64,
     readers: [AtomicU64; READERS],
@@ -173,6 +176,7 @@ unsafe impl<T: Shareable, const READERS: usize> Shareable for RwLock<T, READERS>
     const TAG: TypeTag = TypeTag::new::<Self>("shmem_bind::RwLock", 1)
         .with_field("lock", offset_of!(Self, lock), ThreadLock::TAG)
         .with_field("left", offset_of!(Self, left), AtomicU32::TAG)
+        .with_field("waiting", offset_of!(Self, waiting), AtomicU32::TAG)
         .with_field("writer", offset_of!(Self, writer), AtomicU64::TAG)
         .with_field("readers", offset_of!(Self, readers), <[AtomicU64; READERS]>::TAG)
         .with_field("value", offset_of!(Self, value), T::TAG);
@@ -216,7 +220,7 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
         Self {
             lock: ThreadLock::new(),
             left: RawEvent::new(),
-            unused: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
             writer: AtomicU64::new(Occupant::NOBODY),
             readers: [const { AtomicU64::new(Occupant::NOBODY) }; READERS],
             value: UnsafeCell::new(MaybeUninit::new(value)),
@@ -227,7 +231,8 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     ///
     /// # Errors
     /// - [`LockError::Orphaned`]: somebody died writing it. The value is yours to put right, and nobody else has it meanwhile.
-    /// - [`LockFailure::Deadlock`]: this thread holds it to write; or to read, by another attachment, and somebody waits to write.
+    /// - [`LockFailure::Deadlock`]: this thread holds it to write; or to read, by another attachment, and somebody waits to write;
+    ///   or by so many others that all places are its own.
     /// - [`LockFailure::NotRecoverable`]: somebody has [given it up](Orphaned::give_up).
     /// - [`LockFailure::NotAttached`]: it lies in no segment that this process has attached; so it is in a child after
     ///   `fork`, with what it inherited.
@@ -472,7 +477,7 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
         // Threads that came one after the other have numbers one after the other; their places are in different cache lines.
         let first = (caller.thread as usize).wrapping_mul(9).checked_rem(READERS).unwrap_or(0);
         Raw {
-            gate: Door { lock: &self.lock, caller },
+            gate: Door { lock: &self.lock, caller, waiting: &self.waiting },
             me: Occupant::new(caller.holder, caller.thread),
             first,
             left: &self.left,

@@ -50,6 +50,11 @@ impl ThreadLock {
         self.lock.is_free_now()
     }
 
+    /// Who holds it now, dead or alive.
+    pub(super) fn holder(&self) -> Option<Holder> {
+        self.lock.holder()
+    }
+
     /// Takes it, and waits for at most `timeout` while somebody alive holds it.
     #[inline]
     pub(super) fn lock_for(&self, timeout: Duration) -> Result<(HeldLock<'_>, Acquired), LockFailure> {
