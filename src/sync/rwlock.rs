@@ -40,6 +40,7 @@ mod door;
 mod guards;
 mod occupant;
 mod raw;
+mod spread;
 
 use super::result::{LockError, Orphaned};
 use super::thread_lock::{Caller, HeldLock, ThreadLock};
@@ -56,6 +57,7 @@ use door::Door;
 pub use guards::{RwLockReadGuard, RwLockWriteGuard};
 use occupant::Occupant;
 use raw::{Entry, Raw, is_written};
+use spread::first_place;
 use static_assertions::const_assert_eq;
 
 /// A guard for reading, or why there is none.
@@ -474,12 +476,10 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     #[inline]
     fn raw<'a>(&'a self, caller: Caller<'a>) -> Raw<'a, Door<'a>, AtomicU32, AtomicU64> {
         let () = Self::HAS_PLACES;
-        // Threads that came one after the other have numbers one after the other; their places are in different cache lines.
-        let first = (caller.thread as usize).wrapping_mul(9).checked_rem(READERS).unwrap_or(0);
         Raw {
             gate: Door { lock: &self.lock, caller, waiting: &self.waiting },
             me: Occupant::new(caller.holder, caller.thread),
-            first,
+            first: first_place::<READERS>(caller.thread),
             left: &self.left,
             readers: &self.readers,
             writer: &self.writer,
