@@ -3,7 +3,10 @@
 
 use shmem_bind::sync::{Condvar, Event, LockFailure, Mutex, Once, OnceCell, RwLock, Semaphore};
 use shmem_bind::{Arena, Builder, FromZeros, Handle, ShmemBox, Tlsf};
+use std::mem::forget;
 use std::num::NonZero;
+use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
 fn arena() -> Arena<Tlsf> {
@@ -52,4 +55,56 @@ fn zeros_are_all_of_them_as_new() {
     let handle = zeroed::<Handle<u32>>(&arena);
     assert!(handle.is_nothing() && *handle == Handle::NOTHING);
     assert!(arena.claim(*handle).is_err());
+}
+
+/// Another thread, and so not one that has it already.
+fn elsewhere<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    thread::scope(|scope| scope.spawn(f).join().unwrap())
+}
+
+#[test]
+fn what_was_left_locked_is_made_anew_around_its_value() {
+    let (one, other) = (arena(), arena());
+    let mut mutex = one.alloc(Mutex::new(5_u32)).unwrap();
+    *mutex.get_mut().unwrap() += 1;
+    forget(mutex.lock().unwrap());
+    assert_eq!(mutex.get_mut(), None);
+    let mut lock = one.alloc(<RwLock<u32>>::new(7)).unwrap();
+    *lock.get_mut().unwrap() += 1;
+    forget(lock.write().unwrap());
+    assert_eq!(lock.get_mut(), None);
+
+    let left = ShmemBox::into_inner(mutex).unwrap().into_inner().unwrap_err();
+    // SAFETY: any bytes are a number.
+    let mutex = other.alloc(Mutex::new(unsafe { left.into_inner_unchecked() })).unwrap();
+    let left = ShmemBox::into_inner(lock).unwrap().into_inner().unwrap_err();
+    // SAFETY: as above.
+    let lock = other.alloc(<RwLock<u32>>::new(unsafe { left.into_inner_unchecked() })).unwrap();
+    assert_eq!(elsewhere(|| *mutex.try_lock().unwrap()), 6);
+    assert_eq!(elsewhere(|| *lock.try_write().unwrap()), 8);
+}
+
+#[test]
+fn readers_that_forgot_their_guards_keep_nobody_from_the_value() {
+    let (one, other) = (arena(), arena());
+    let mut lock = one.alloc(<RwLock<u32>>::new(7)).unwrap();
+    forget(lock.read().unwrap());
+    *lock.get_mut().unwrap() += 1;
+    let value = ShmemBox::into_inner(lock).unwrap().into_inner().unwrap();
+    let lock = other.alloc(<RwLock<u32>>::new(value)).unwrap();
+    assert_eq!(elsewhere(|| *lock.try_write().unwrap()), 8);
+}
+
+#[test]
+fn what_is_taken_out_is_destroyed_by_whoever_has_taken_it() {
+    let value = Rc::new(());
+    // SAFETY: nobody has locked it.
+    let taken = unsafe { Mutex::new(value.clone()).into_inner_unchecked() };
+    assert_eq!(Rc::strong_count(&value), 2);
+    drop(taken);
+    // SAFETY: as above.
+    let taken = unsafe { <RwLock<_>>::new(value.clone()).into_inner_unchecked() };
+    assert_eq!(Rc::strong_count(&value), 2);
+    drop(taken);
+    assert_eq!(Rc::strong_count(&value), 1);
 }

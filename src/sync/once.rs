@@ -60,7 +60,8 @@ const SLICE: Duration = Duration::from_millis(100);
 /// destroyed. While a process that initialises it is merely stopped, others wait.
 ///
 /// To look at the value costs one load. As [`std::sync::OnceLock`](https://doc.rust-lang.org/std/sync/struct.OnceLock.html) otherwise.
-/// Not for children after `fork`, as a [`Mutex`](super::Mutex).
+/// Not for children after `fork`, as a [`Mutex`](super::Mutex). Moved to another segment, make it anew around its value: one that was left while
+/// it was being initialised would be waited for there as long as a stranger lives who has the number of the one that left it.
 ///
 /// # Examples
 /// ```

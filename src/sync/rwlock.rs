@@ -112,7 +112,8 @@ pub type WriteResult<'a, T, const READERS: usize = 32> =
 /// [`LockFailure::Deadlock`], and so does whoever writes and wants anything. Once somebody waits to write, those who come to read wait too.
 /// A thread that reads by several attachments has as many places, and may wait for the others' while others wait for its own.
 ///
-/// Threads, panics and children after `fork`: as with a [`Mutex`](super::Mutex).
+/// Threads, panics and children after `fork`: as with a [`Mutex`](super::Mutex). Moved to another segment, make it anew around its value:
+/// strangers there who have the numbers of those that forgot their guards would be waited for.
 ///
 /// # Examples
 /// ```
@@ -452,7 +453,8 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// Takes the value out.
     ///
     /// # Errors
-    /// The lock, if its last writer died, or has forgotten the guard.
+    /// The lock, if its last writer died, or has forgotten the guard. What is in it then
+    /// [`into_inner_unchecked`](Self::into_inner_unchecked) gives.
     ///
     /// # Examples
     /// ```
@@ -468,6 +470,34 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
         Ok(unsafe { this.as_ptr().read() })
     }
 
+    /// Takes the value out, also if its last writer died, or has forgotten the guard.
+    ///
+    /// # Safety
+    /// The bytes are a valid `T`, and one that all the code of `T` can live with. They are if [`into_inner`](Self::into_inner) would give
+    /// it; else somebody has looked at them, through [`as_ptr`](Self::as_ptr), or any bytes are one.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::RwLock;
+    /// use shmem_bind::{Builder, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// # let elsewhere = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = arena.alloc(RwLock::new(7_u32))?;
+    /// std::mem::forget(number.write()?);
+    /// let left = ShmemBox::into_inner(number).unwrap().into_inner().unwrap_err();
+    /// // SAFETY: any bytes are a number.
+    /// let value = unsafe { left.into_inner_unchecked() };
+    /// let moved = elsewhere.alloc(RwLock::new(value))?;
+    /// assert_eq!(*moved.write()?, 7);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
+    #[must_use = "it is taken out"]
+    pub unsafe fn into_inner_unchecked(self) -> T {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the caller promises that it is valid; nobody else has it, and the lock is not used any more, nor dropped.
+        unsafe { this.as_ptr().read() }
+    }
     fn is_written(&self) -> bool {
         is_written(Ordered::load(&self.writer))
     }

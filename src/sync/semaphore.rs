@@ -39,7 +39,8 @@ use static_assertions::const_assert_eq;
 /// It lies in a segment: in an object of an arena, or in the value of a segment. Zeros are one whose permits are all to be had.
 ///
 /// If a process dies that has permits, others get them, and nothing else comes of it; a process that is merely stopped keeps them.
-/// A permit is not bound to a thread. Threads do not get permits in the order in which they came.
+/// A permit is not bound to a thread. Threads do not get permits in the order in which they came. Moved to another segment, make it anew: permits
+/// that were forgotten would be those of strangers there who have the numbers of those that forgot them.
 ///
 /// Each permit takes 4 bytes. To acquire one costs one atomic exchange, if there is one in the first place looked at, which differs between
 /// processes and threads; at worst all are looked at, so this is for tens of permits rather than for thousands.
