@@ -216,11 +216,15 @@ impl Condvar {
     /// Lets one of those who wait go on, if any. Nothing is remembered for one who comes later.
     ///
     /// Best after the mutex has been given back: who is woken wants it.
+    ///
+    /// Writes to the condvar, also if nobody waits, so not for one that can only be read: that is a fault (`SIGSEGV`).
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
     /// Lets all go on who wait.
+    ///
+    /// Writes to the condvar, also if nobody waits, so not for one that can only be read: that is a fault (`SIGSEGV`).
     pub fn notify_all(&self) {
         self.0.notify_all();
     }

@@ -433,8 +433,8 @@ pub struct MutexGuard<'a, T>(
     Held<'a, T>,
 );
 
-// SAFETY: it gives references to the value as `&T` and `&mut T` do. (It is not `Send`, as it has an attachment, which is
-// not `Sync`; the thread that took the lock gives it back.)
+// SAFETY: it gives references to the value as `&T` and `&mut T` do. (It is not `Send`, as `HeldLock` is not: the
+// thread that took the lock gives it back.)
 unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<'a, T> MutexGuard<'a, T> {

@@ -439,8 +439,8 @@ impl<T> Error for SetError<T> {}
 
 /// Something in shared memory that is done once, by whichever process comes first.
 ///
-/// As a [`OnceCell`] without a value. It is done when whoever does it has returned; if that one is killed before, or panics,
-/// another one does it, from the beginning. So that must be something that can be done again.
+/// As a [`OnceCell`] without a value. It is done when whoever does it has returned, and that has been written; if that one is killed
+/// before, or panics, another one does it, from the beginning. So that must be something that can be done again.
 ///
 /// # Examples
 /// ```
@@ -553,6 +553,7 @@ mod tests {
     assert_not_impl_any!(OnceCell<*const u8>: Send, Sync);
     assert_not_impl_any!(OnceCell<&'static u8>: Shareable);
     assert_impl_all!(Once: Shareable, Send, Sync);
+    assert_not_impl_any!(Initializing<'static>: Send);
 
     #[test]
     fn another_value_makes_another_type() {
