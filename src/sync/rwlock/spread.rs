@@ -27,6 +27,7 @@ const fn common_divisor(mut one: usize, mut other: usize) -> usize {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     extern crate std;
