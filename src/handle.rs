@@ -18,7 +18,7 @@
 
 use crate::header::SegmentId;
 use crate::object::{BLOCK_HEADER_LEN, GRANULE, MAX_SERIAL};
-use crate::shareable::{AnyBitPattern, NoUninit, Shareable, TypeTag};
+use crate::shareable::{AnyBitPattern, FromZeros, NoUninit, Shareable, TypeTag};
 use crate::typed::Object;
 use core::cmp::Ordering;
 use core::fmt;
@@ -206,6 +206,9 @@ unsafe impl<T: Object + ?Sized> Shareable for Handle<T> {
 
 // SAFETY: two integers, and any number may be made a handle; it is checked when it is claimed.
 unsafe impl<T: Object + ?Sized> AnyBitPattern for Handle<T> {}
+
+// SAFETY: zeros are the handle of nothing.
+unsafe impl<T: Object + ?Sized> FromZeros for Handle<T> {}
 
 // SAFETY: two integers of eight bytes are all of its 16.
 unsafe impl<T: Object + ?Sized> NoUninit for Handle<T> {}

@@ -29,8 +29,9 @@
 //! A holder is gone when its process is certainly dead, when its slot is nobody's, and when its generation has ended, which
 //! whoever ends a tenancy says first. A generation is one of 2^24, so somebody who is stopped between finding a holder gone and the
 //! compare-and-swap could take the lock from a later tenant of that slot only if it has been let so often meanwhile, and holds this
-//! very lock. A slot number out of range is damage, never death. Whoever has slept
-//! takes the lock with WAITERS set, for there may be more sleepers; that costs one wake too many at most. Whoever has
+//! very lock. The other way round, the word of a dead one, or an abandoned one, that nobody has looked at while its slot was let 2^24
+//! times names a living tenant, and is waited for as long as that one stays. A slot number out of range is damage, never death. Whoever
+//! has slept takes the lock with WAITERS set, for there may be more sleepers; that costs one wake too many at most. Whoever has
 //! slept and goes away without the lock passes on the wake that it may have had. Every sleep is short, so one that
 //! dies between unlocking and waking, or between being woken and taking the lock, delays others by one sleep.
 //!

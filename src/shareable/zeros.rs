@@ -9,7 +9,8 @@ use core::sync::atomic;
 /// A type of which zeros are a value, so that new memory of a segment, which is zeros, holds one already.
 ///
 /// It is implemented for integers, floats, `bool`, `char`, `()`, the atomics, `Option` of [`NonZero`], for arrays,
-/// [`MaybeUninit`], [`Wrapping`], [`Saturating`] and [`PhantomData`] of such types, and for the locks and queues of this crate.
+/// [`MaybeUninit`], [`Wrapping`], [`Saturating`] and [`PhantomData`] of such types, for all that is in [`sync`](crate::sync) and lies in
+/// shared memory, for the queues, and for [`Handle`](crate::Handle), of which they are the one of nothing.
 ///
 /// # Safety
 /// Whoever implements it promises that zero in every byte is a valid value of the type, with all that its methods rely on.

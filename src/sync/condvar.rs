@@ -30,7 +30,7 @@ use super::result::{LockError, Orphaned};
 use super::thread_lock::{holder, place};
 use crate::error::{LockFailure, ShmemError};
 use crate::event::RawEvent;
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use crate::sys::clock;
 use crate::word::Word;
 use core::error::Error;
@@ -95,6 +95,9 @@ unsafe impl Shareable for Condvar {
     const TAG: TypeTag = TypeTag::new::<Self>("shmem_bind::Condvar", 1).with_field("word", 0, AtomicU32::TAG);
     const FROZEN: bool = false;
 }
+
+// SAFETY: any word is one.
+unsafe impl FromZeros for Condvar {}
 
 /// A guard, or why there is none, after a wait.
 pub type WaitResult<'a, T> = Result<MutexGuard<'a, T>, WaitError<'a, T>>;
@@ -213,11 +216,15 @@ impl Condvar {
     /// Lets one of those who wait go on, if any. Nothing is remembered for one who comes later.
     ///
     /// Best after the mutex has been given back: who is woken wants it.
+    ///
+    /// Writes to the condvar, also if nobody waits, so not for one that can only be read: that is a fault (`SIGSEGV`).
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
     /// Lets all go on who wait.
+    ///
+    /// Writes to the condvar, also if nobody waits, so not for one that can only be read: that is a fault (`SIGSEGV`).
     pub fn notify_all(&self) {
         self.0.notify_all();
     }

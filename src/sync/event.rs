@@ -153,11 +153,15 @@ impl Event {
     }
 
     /// Says that it has happened, and lets one of those who wait go on, if any.
+    ///
+    /// Writes to the event, also if nobody waits, so not for one that can only be read: that is a fault (`SIGSEGV`).
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
     /// Says that it has happened, and lets all go on who wait.
+    ///
+    /// Writes to the event, also if nobody waits, so not for one that can only be read: that is a fault (`SIGSEGV`).
     pub fn notify_all(&self) {
         self.0.notify_all();
     }

@@ -54,6 +54,9 @@ use static_assertions::const_assert_eq;
 /// The lock knows in which thread it is held, and refuses a second time with [`LockFailure::Deadlock`]. (Without the feature
 /// `std` that costs a system call each time.) Threads do not get it in the order in which they came.
 ///
+/// Moved to another segment, make it anew around its value: one that was left locked, by a guard that was forgotten, would be waited for
+/// there as long as a stranger lives who has the number of the one that left it.
+///
 /// Not for children after `fork`: what a child has inherited gives [`LockFailure::NotAttached`] for good, and a guard that was inherited
 /// gives nothing back. A child opens the segment anew.
 ///
@@ -248,10 +251,31 @@ impl<T> Mutex<T> {
         self.value.get().cast()
     }
 
+    /// The value, for one who has the mutex for itself, and so need not lock it; `None` if it is locked: its holder died, or has forgotten
+    /// the guard.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::Mutex;
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let mut number = arena.alloc(Mutex::new(7_u32))?;
+    /// *number.get_mut().unwrap() += 1;
+    /// assert_eq!(*number.lock()?, 8);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
+    #[must_use]
+    pub fn get_mut(&mut self) -> Option<&mut T> {
+        // SAFETY: by invariant 1 it is valid, and this is the one who has the mutex for itself.
+        self.lock.is_free().then(|| unsafe { self.value.get_mut().assume_init_mut() })
+    }
+
     /// Takes the value out.
     ///
     /// # Errors
-    /// The mutex, if it is locked: its holder died, or has forgotten the guard.
+    /// The mutex, if it is locked: its holder died, or has forgotten the guard. What is in it then
+    /// [`into_inner_unchecked`](Self::into_inner_unchecked) gives.
     ///
     /// # Examples
     /// ```
@@ -271,6 +295,35 @@ impl<T> Mutex<T> {
         let this = ManuallyDrop::new(self);
         // SAFETY: by invariant 1 it is valid, and nobody else's; the mutex is not used any more, nor dropped.
         Ok(unsafe { this.as_ptr().read() })
+    }
+
+    /// Takes the value out, also if it is locked: its holder died, or has forgotten the guard.
+    ///
+    /// # Safety
+    /// The bytes are a valid `T`, and one that all the code of `T` can live with. They are if [`into_inner`](Self::into_inner) would give
+    /// it; else somebody has looked at them, through [`as_ptr`](Self::as_ptr), or any bytes are one.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::Mutex;
+    /// use shmem_bind::{Builder, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// # let elsewhere = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = arena.alloc(Mutex::new(7_u32))?;
+    /// std::mem::forget(number.lock()?);
+    /// let left = ShmemBox::into_inner(number).unwrap().into_inner().unwrap_err();
+    /// // SAFETY: any bytes are a number.
+    /// let value = unsafe { left.into_inner_unchecked() };
+    /// let moved = elsewhere.alloc(Mutex::new(value))?;
+    /// assert_eq!(*moved.lock()?, 7);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
+    #[must_use = "it is taken out"]
+    pub unsafe fn into_inner_unchecked(self) -> T {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the caller promises that it is valid; nobody else has it, and the mutex is not used any more, nor dropped.
+        unsafe { this.as_ptr().read() }
     }
 }
 
@@ -380,8 +433,8 @@ pub struct MutexGuard<'a, T>(
     Held<'a, T>,
 );
 
-// SAFETY: it gives references to the value as `&T` and `&mut T` do. (It is not `Send`, as it has an attachment, which is
-// not `Sync`; the thread that took the lock gives it back.)
+// SAFETY: it gives references to the value as `&T` and `&mut T` do. (It is not `Send`, as `HeldLock` is not: the
+// thread that took the lock gives it back.)
 unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<'a, T> MutexGuard<'a, T> {

@@ -32,7 +32,7 @@ use super::event::Event;
 use super::thread_lock::{HeldLock, ThreadLock, holder};
 use crate::error::LockFailure;
 use crate::lock::RawLock;
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use crate::sys::clock;
 use crate::word::Word;
 use core::cell::UnsafeCell;
@@ -60,7 +60,8 @@ const SLICE: Duration = Duration::from_millis(100);
 /// destroyed. While a process that initialises it is merely stopped, others wait.
 ///
 /// To look at the value costs one load. As [`std::sync::OnceLock`](https://doc.rust-lang.org/std/sync/struct.OnceLock.html) otherwise.
-/// Not for children after `fork`, as a [`Mutex`](super::Mutex).
+/// Not for children after `fork`, as a [`Mutex`](super::Mutex). Moved to another segment, make it anew around its value: one that was left while
+/// it was being initialised would be waited for there as long as a stranger lives who has the number of the one that left it.
 ///
 /// # Examples
 /// ```
@@ -114,6 +115,9 @@ unsafe impl<T: Shareable> Shareable for OnceCell<T> {
         .with_field("value", offset_of!(Self, value), T::TAG);
     const FROZEN: bool = false;
 }
+
+// SAFETY: zeros are a lock that nobody holds, the state of an empty cell, and an event; the value is not looked at then.
+unsafe impl<T: Shareable> FromZeros for OnceCell<T> {}
 
 impl<T> OnceCell<T> {
     /// An empty one.
@@ -438,8 +442,8 @@ impl<T> Error for SetError<T> {}
 
 /// Something in shared memory that is done once, by whichever process comes first.
 ///
-/// As a [`OnceCell`] without a value. It is done when whoever does it has returned; if that one is killed before, or panics,
-/// another one does it, from the beginning. So that must be something that can be done again.
+/// As a [`OnceCell`] without a value. It is done when whoever does it has returned, and that has been written; if that one is killed
+/// before, or panics, another one does it, from the beginning. So that must be something that can be done again.
 ///
 /// # Examples
 /// ```
@@ -481,6 +485,9 @@ unsafe impl Shareable for Once {
         TypeTag::new::<Self>("shmem_bind::Once", 1).with_field("cell", 0, <OnceCell<()>>::TAG);
     const FROZEN: bool = false;
 }
+
+// SAFETY: an empty cell.
+unsafe impl FromZeros for Once {}
 
 impl Once {
     /// Something that is not done yet.
@@ -549,6 +556,7 @@ mod tests {
     assert_not_impl_any!(OnceCell<*const u8>: Send, Sync);
     assert_not_impl_any!(OnceCell<&'static u8>: Shareable);
     assert_impl_all!(Once: Shareable, Send, Sync);
+    assert_not_impl_any!(Initializing<'static>: Send);
 
     #[test]
     fn another_value_makes_another_type() {

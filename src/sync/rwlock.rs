@@ -15,6 +15,8 @@
 //! | left by one that died writing | an `Orphaned` | an `Orphaned` |
 //! | not recoverable | `NotRecoverable` | `NotRecoverable` |
 //! | read by as many as there are places | after waiting: a guard, or `Busy` | as read by others |
+//! | read by this thread, by another attachment | as read by others | `Deadlock` |
+//! | the same, and others wait to write, or all places are its own | `Deadlock` | `Deadlock` |
 //!
 //! | event | state | next |
 //! |---|---|---|
@@ -38,12 +40,13 @@ mod door;
 mod guards;
 mod occupant;
 mod raw;
+mod spread;
 
 use super::result::{LockError, Orphaned};
 use super::thread_lock::{Caller, HeldLock, ThreadLock};
 use crate::error::LockFailure;
 use crate::event::RawEvent;
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use crate::word::Ordered;
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -54,6 +57,7 @@ use door::Door;
 pub use guards::{RwLockReadGuard, RwLockWriteGuard};
 use occupant::Occupant;
 use raw::{Entry, Raw, is_written};
+use spread::first_place;
 use static_assertions::const_assert_eq;
 
 /// A guard for reading, or why there is none.
@@ -61,19 +65,16 @@ use static_assertions::const_assert_eq;
 /// # Examples
 /// ```
 /// use shmem_bind::sync::{ReadResult, RwLock};
-/// use shmem_bind::{Builder, ShmemError};
+/// use shmem_bind::{Builder, Tlsf};
 ///
 /// fn describe(result: ReadResult<'_, u32>) -> String {
 ///     result.map_or_else(|error| error.to_string(), |number| number.to_string())
 /// }
 ///
-/// # fn main() -> Result<(), ShmemError> {
-/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-/// // SAFETY: zeros are a zero that nobody has locked.
-/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
 /// assert_eq!(describe(lock.read()), "0");
-/// # Ok(())
-/// # }
+/// # Ok::<(), shmem_bind::ShmemError>(())
 /// ```
 pub type ReadResult<'a, T, const READERS: usize = 32> =
     Result<RwLockReadGuard<'a, T, READERS>, LockError<'a, T, RwLockReadGuard<'a, T, READERS>>>;
@@ -83,19 +84,16 @@ pub type ReadResult<'a, T, const READERS: usize = 32> =
 /// # Examples
 /// ```
 /// use shmem_bind::sync::{WriteResult, RwLock};
-/// use shmem_bind::{Builder, ShmemError};
+/// use shmem_bind::{Builder, Tlsf};
 ///
 /// fn describe(result: WriteResult<'_, u32>) -> String {
 ///     result.map_or_else(|error| error.to_string(), |number| number.to_string())
 /// }
 ///
-/// # fn main() -> Result<(), ShmemError> {
-/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-/// // SAFETY: zeros are a zero that nobody has locked.
-/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
 /// assert_eq!(describe(lock.write()), "0");
-/// # Ok(())
-/// # }
+/// # Ok::<(), shmem_bind::ShmemError>(())
 /// ```
 pub type WriteResult<'a, T, const READERS: usize = 32> =
     Result<RwLockWriteGuard<'a, T, READERS>, LockError<'a, T, RwLockWriteGuard<'a, T, READERS>>>;
@@ -112,8 +110,10 @@ pub type WriteResult<'a, T, const READERS: usize = 32> =
 /// Reading costs two atomic exchanges, at places that differ from thread to thread as far as there are enough of them. Whoever reads
 /// may read again in the same thread, and is never kept waiting by a writer then; whoever reads and wants to write gets
 /// [`LockFailure::Deadlock`], and so does whoever writes and wants anything. Once somebody waits to write, those who come to read wait too.
+/// A thread that reads by several attachments has as many places, and may wait for the others' while others wait for its own.
 ///
-/// Threads, panics and children after `fork`: as with a [`Mutex`](super::Mutex).
+/// Threads, panics and children after `fork`: as with a [`Mutex`](super::Mutex). Moved to another segment, make it anew around its value:
+/// strangers there who have the numbers of those that forgot their guards would be waited for.
 ///
 /// # Examples
 /// ```
@@ -157,8 +157,8 @@ pub type WriteResult<'a, T, const READERS: usize = 32> =
 pub struct RwLock<T, const READERS: usize = 32> {
     lock: ThreadLock,
     left: RawEvent,
-    /// Keeps the places aligned, for 32-bit processes too.
-    unused: AtomicU32,
+    /// The holder of `lock`, while it waits to write.
+    waiting: AtomicU32,
     /// INVARIANT 1: it [`is_written`] whenever `value` is not a valid `T`; then `lock` is held, or a dead one's, or not recoverable.
     writer: AtomicU64,
     readers: [AtomicU64; READERS],
@@ -179,11 +179,15 @@ unsafe impl<T: Shareable, const READERS: usize> Shareable for RwLock<T, READERS>
     const TAG: TypeTag = TypeTag::new::<Self>("shmem_bind::RwLock", 1)
         .with_field("lock", offset_of!(Self, lock), ThreadLock::TAG)
         .with_field("left", offset_of!(Self, left), AtomicU32::TAG)
+        .with_field("waiting", offset_of!(Self, waiting), AtomicU32::TAG)
         .with_field("writer", offset_of!(Self, writer), AtomicU64::TAG)
         .with_field("readers", offset_of!(Self, readers), <[AtomicU64; READERS]>::TAG)
         .with_field("value", offset_of!(Self, value), T::TAG);
     const FROZEN: bool = false;
 }
+
+// SAFETY: zeros are a lock that nobody holds, and a value.
+unsafe impl<T: FromZeros, const READERS: usize> FromZeros for RwLock<T, READERS> {}
 
 impl<T> RwLock<T> {
     /// A value that nobody has locked, with room for 32 threads that read.
@@ -219,7 +223,7 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
         Self {
             lock: ThreadLock::new(),
             left: RawEvent::new(),
-            unused: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
             writer: AtomicU64::new(Occupant::NOBODY),
             readers: [const { AtomicU64::new(Occupant::NOBODY) }; READERS],
             value: UnsafeCell::new(MaybeUninit::new(value)),
@@ -230,7 +234,8 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     ///
     /// # Errors
     /// - [`LockError::Orphaned`]: somebody died writing it. The value is yours to put right, and nobody else has it meanwhile.
-    /// - [`LockFailure::Deadlock`]: this thread holds it to write; or to read, by another attachment, and somebody waits to write.
+    /// - [`LockFailure::Deadlock`]: this thread holds it to write; or to read, by another attachment, and somebody waits to write;
+    ///   or by so many others that all places are its own.
     /// - [`LockFailure::NotRecoverable`]: somebody has [given it up](Orphaned::give_up).
     /// - [`LockFailure::NotAttached`]: it lies in no segment that this process has attached; so it is in a child after
     ///   `fork`, with what it inherited.
@@ -239,19 +244,16 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::RwLock;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// let reading = lock.read()?;
     /// std::thread::scope(|scope| {
     ///     // Others read at the same time.
     ///     scope.spawn(|| assert_eq!(*lock.read().unwrap(), *reading));
     /// });
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     ///
     /// # References
@@ -270,12 +272,10 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// ```
     /// use core::time::Duration;
     /// use shmem_bind::sync::{LockFailure, RwLock};
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32, 2>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32, 2>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32, 2>>()?;
     /// let writing = lock.write()?;
     /// std::thread::scope(|scope| {
     ///     scope.spawn(|| {
@@ -285,8 +285,7 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// });
     /// drop(writing);
     /// assert_eq!(*lock.read_for(Duration::from_secs(1))?, 0);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn read_for(&self, timeout: Duration) -> ReadResult<'_, T, READERS> {
@@ -315,15 +314,12 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::RwLock;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// assert!(lock.try_read().is_ok());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn try_read(&self) -> ReadResult<'_, T, READERS> {
@@ -340,19 +336,16 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::{LockFailure, RwLock};
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// *lock.write()? += 1;
     /// let reading = lock.read()?;
     /// // It would wait for itself.
     /// assert_eq!(lock.write().unwrap_err().failure(), LockFailure::Deadlock);
     /// assert_eq!(*reading, 1);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     ///
     /// # References
@@ -370,12 +363,10 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::{LockFailure, RwLock};
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// let reading = lock.read()?;
     /// std::thread::scope(|scope| {
     ///     scope.spawn(|| {
@@ -384,8 +375,7 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     ///     });
     /// });
     /// drop(reading);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn write_for(&self, timeout: Duration) -> WriteResult<'_, T, READERS> {
@@ -412,16 +402,13 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::RwLock;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// *lock.try_write()? = 7;
     /// assert_eq!(*lock.read()?, 7);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn try_write(&self) -> WriteResult<'_, T, READERS> {
@@ -433,18 +420,15 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::RwLock;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// let writing = lock.write()?;
     /// // SAFETY: it is locked.
     /// unsafe { lock.as_ptr().write(9) };
     /// assert_eq!(*writing, 9);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[must_use]
     pub const fn as_ptr(&self) -> *mut T {
@@ -469,7 +453,8 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     /// Takes the value out.
     ///
     /// # Errors
-    /// The lock, if its last writer died, or has forgotten the guard.
+    /// The lock, if its last writer died, or has forgotten the guard. What is in it then
+    /// [`into_inner_unchecked`](Self::into_inner_unchecked) gives.
     ///
     /// # Examples
     /// ```
@@ -485,6 +470,34 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
         Ok(unsafe { this.as_ptr().read() })
     }
 
+    /// Takes the value out, also if its last writer died, or has forgotten the guard.
+    ///
+    /// # Safety
+    /// The bytes are a valid `T`, and one that all the code of `T` can live with. They are if [`into_inner`](Self::into_inner) would give
+    /// it; else somebody has looked at them, through [`as_ptr`](Self::as_ptr), or any bytes are one.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::RwLock;
+    /// use shmem_bind::{Builder, ShmemBox, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// # let elsewhere = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let number = arena.alloc(RwLock::new(7_u32))?;
+    /// std::mem::forget(number.write()?);
+    /// let left = ShmemBox::into_inner(number).unwrap().into_inner().unwrap_err();
+    /// // SAFETY: any bytes are a number.
+    /// let value = unsafe { left.into_inner_unchecked() };
+    /// let moved = elsewhere.alloc(RwLock::new(value))?;
+    /// assert_eq!(*moved.write()?, 7);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
+    #[must_use = "it is taken out"]
+    pub unsafe fn into_inner_unchecked(self) -> T {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the caller promises that it is valid; nobody else has it, and the lock is not used any more, nor dropped.
+        unsafe { this.as_ptr().read() }
+    }
     fn is_written(&self) -> bool {
         is_written(Ordered::load(&self.writer))
     }
@@ -493,12 +506,10 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
     #[inline]
     fn raw<'a>(&'a self, caller: Caller<'a>) -> Raw<'a, Door<'a>, AtomicU32, AtomicU64> {
         let () = Self::HAS_PLACES;
-        // Threads that came one after the other have numbers one after the other; their places are in different cache lines.
-        let first = (caller.thread as usize).wrapping_mul(9).checked_rem(READERS).unwrap_or(0);
         Raw {
-            gate: Door { lock: &self.lock, caller },
+            gate: Door { lock: &self.lock, caller, waiting: &self.waiting },
             me: Occupant::new(caller.holder, caller.thread),
-            first,
+            first: first_place::<READERS>(caller.thread),
             left: &self.left,
             readers: &self.readers,
             writer: &self.writer,

@@ -25,7 +25,7 @@ use crate::attachment::Here;
 use crate::error::LockFailure;
 use crate::event::RawEvent;
 use crate::lock::{Holder, LockError};
-use crate::shareable::{Shareable, TypeTag};
+use crate::shareable::{FromZeros, Shareable, TypeTag};
 use crate::thread;
 use core::fmt;
 use core::mem::offset_of;
@@ -39,7 +39,8 @@ use static_assertions::const_assert_eq;
 /// It lies in a segment: in an object of an arena, or in the value of a segment. Zeros are one whose permits are all to be had.
 ///
 /// If a process dies that has permits, others get them, and nothing else comes of it; a process that is merely stopped keeps them.
-/// A permit is not bound to a thread. Threads do not get permits in the order in which they came.
+/// A permit is not bound to a thread. Threads do not get permits in the order in which they came. Moved to another segment, make it anew: permits
+/// that were forgotten would be those of strangers there who have the numbers of those that forgot them.
 ///
 /// Each permit takes 4 bytes. To acquire one costs one atomic exchange, if there is one in the first place looked at, which differs between
 /// processes and threads; at worst all are looked at, so this is for tens of permits rather than for thousands.
@@ -86,6 +87,9 @@ unsafe impl<const PERMITS: usize> Shareable for Semaphore<PERMITS> {
     const FROZEN: bool = false;
 }
 
+// SAFETY: zeros are permits that are all to be had.
+unsafe impl<const PERMITS: usize> FromZeros for Semaphore<PERMITS> {}
+
 impl<const PERMITS: usize> Semaphore<PERMITS> {
     const HAS_PERMITS: () = assert!(PERMITS != 0, "a semaphore that nobody can acquire");
 
@@ -118,17 +122,14 @@ impl<const PERMITS: usize> Semaphore<PERMITS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::Semaphore;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<Semaphore<2>>())?;
-    /// // SAFETY: zeros are a semaphore.
-    /// let pair = unsafe { conf.boxed::<Semaphore<2>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let pair = arena.alloc_zeroed::<Semaphore<2>>()?;
     /// let (first, second) = (pair.acquire()?, pair.acquire()?);
     /// assert_eq!(pair.available(), 0);
     /// drop((first, second));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     ///
     /// # References
@@ -146,17 +147,14 @@ impl<const PERMITS: usize> Semaphore<PERMITS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::Semaphore;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<Semaphore<2>>())?;
-    /// // SAFETY: zeros are a semaphore.
-    /// let pair = unsafe { conf.boxed::<Semaphore<2>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let pair = arena.alloc_zeroed::<Semaphore<2>>()?;
     /// let _all = [pair.acquire()?, pair.acquire()?];
     /// let failure = pair.acquire_for(std::time::Duration::from_millis(1)).unwrap_err();
     /// assert_eq!(failure, shmem_bind::sync::LockFailure::Busy);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn acquire_for(&self, timeout: Duration) -> Result<Permit<'_>, LockFailure> {
@@ -185,18 +183,15 @@ impl<const PERMITS: usize> Semaphore<PERMITS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::{LockFailure, Semaphore};
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<Semaphore<1>>())?;
-    /// // SAFETY: zeros are a semaphore.
-    /// let single = unsafe { conf.boxed::<Semaphore<1>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let single = arena.alloc_zeroed::<Semaphore<1>>()?;
     /// let permit = single.try_acquire()?;
     /// assert_eq!(single.try_acquire().unwrap_err(), LockFailure::Busy);
     /// drop(permit);
     /// assert!(single.try_acquire().is_ok());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, LockFailure> {
@@ -209,16 +204,13 @@ impl<const PERMITS: usize> Semaphore<PERMITS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::Semaphore;
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<Semaphore<2>>())?;
-    /// // SAFETY: zeros are a semaphore.
-    /// let pair = unsafe { conf.boxed::<Semaphore<2>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let pair = arena.alloc_zeroed::<Semaphore<2>>()?;
     /// let _permit = pair.acquire()?;
     /// assert_eq!(pair.available(), 1);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     #[must_use]
     pub fn available(&self) -> usize {
@@ -279,19 +271,16 @@ impl<const PERMITS: usize> Default for Semaphore<PERMITS> {
 /// # Examples
 /// ```
 /// use shmem_bind::sync::Semaphore;
-/// use shmem_bind::{Builder, ShmemError};
+/// use shmem_bind::{Builder, Tlsf};
 ///
-/// # fn main() -> Result<(), ShmemError> {
-/// let (conf, _fd) = Builder::memfd().create(size_of::<Semaphore<2>>())?;
-/// // SAFETY: zeros are a semaphore.
-/// let pair = unsafe { conf.boxed::<Semaphore<2>>() };
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let pair = arena.alloc_zeroed::<Semaphore<2>>()?;
 /// let permit = pair.acquire()?;
 /// std::thread::scope(|scope| {
 ///     scope.spawn(move || drop(permit));
 /// });
 /// assert_eq!(pair.available(), 2);
-/// # Ok(())
-/// # }
+/// # Ok::<(), shmem_bind::ShmemError>(())
 /// ```
 #[must_use = "dropped, it is given back"]
 pub struct Permit<'a> {

@@ -12,7 +12,7 @@ use crate::thread::own_thread;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
-use static_assertions::const_assert_eq;
+use static_assertions::{assert_not_impl_any, const_assert_eq};
 
 /// Zeros are a lock that nobody holds.
 #[repr(C)]
@@ -48,6 +48,11 @@ impl ThreadLock {
     #[inline]
     pub(super) fn is_free_now(&self) -> bool {
         self.lock.is_free_now()
+    }
+
+    /// Who holds it now, dead or alive.
+    pub(super) fn holder(&self) -> Option<Holder> {
+        self.lock.holder()
     }
 
     /// Takes it, and waits for at most `timeout` while somebody alive holds it.
@@ -139,7 +144,8 @@ const fn mark(holder: Holder, thread: u32) -> u64 {
     (holder.bits() as u64) << 32 | thread as u64
 }
 
-/// A lock that is held. Whoever has it gives it back, once. It stays in its thread, since attachments are not `Sync`.
+/// A lock that is held. Whoever has it gives it back, once. It stays in its thread, and so do the guards that are made of it: it has a
+/// reference to the record of an attachment, which is not `Sync`, by its cell. (What is in the cell is.)
 #[derive(Clone, Copy)]
 pub(super) struct HeldLock<'a> {
     lock: &'a ThreadLock,
@@ -147,6 +153,9 @@ pub(super) struct HeldLock<'a> {
     here: Here<'a>,
     holder: Holder,
 }
+
+assert_not_impl_any!(HeldLock<'static>: Send, Sync);
+assert_not_impl_any!(Caller<'static>: Send, Sync);
 
 impl HeldLock<'_> {
     /// Gives the lock back, by one of the ways of [`RawLock`].

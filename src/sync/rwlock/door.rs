@@ -8,13 +8,15 @@ use crate::error::LockFailure;
 use crate::lock::{Holder, RawLock, Roll};
 use crate::sys::clock;
 use crate::word::{Look, Word};
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
 /// The lock of writers, as a thread sees it.
 pub(super) struct Door<'a> {
     pub(super) lock: &'a ThreadLock,
     pub(super) caller: Caller<'a>,
+    /// Whoever has it and waits to write, as in the words of locks.
+    pub(super) waiting: &'a AtomicU32,
 }
 
 impl<'a> Gate for Door<'a> {
@@ -40,6 +42,18 @@ impl<'a> Gate for Door<'a> {
     #[inline]
     fn open(&self, held: HeldLock<'a>) {
         held.end(RawLock::unlock);
+    }
+
+    fn say(&self, is_waiting: bool) {
+        let word = if is_waiting { self.caller.holder.bits() } else { 0 };
+        self.waiting.store(word, Ordering::Relaxed);
+    }
+
+    fn is_awaited(&self) -> bool {
+        // SYNC: with the lock: what a former holder of the same name has said it has taken back before it gave the lock back.
+        self.lock.holder().is_some_and(|holder| {
+            self.waiting.load(Ordering::Relaxed) == holder.bits() && !self.is_gone(holder)
+        })
     }
 
     fn is_gone(&self, holder: Holder) -> bool {

@@ -19,20 +19,17 @@ use core::ops::{Deref, DerefMut};
 /// # Examples
 /// ```
 /// use shmem_bind::sync::{RwLock, RwLockReadGuard};
-/// use shmem_bind::{Builder, ShmemError};
+/// use shmem_bind::{Builder, Tlsf};
 ///
-/// # fn main() -> Result<(), ShmemError> {
-/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-/// // SAFETY: zeros are a zero that nobody has locked.
-/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
 ///
 /// fn is_even(number: &RwLockReadGuard<'_, u32>) -> bool {
 ///     **number % 2 == 0
 /// }
 ///
 /// assert!(is_even(&lock.read()?));
-/// # Ok(())
-/// # }
+/// # Ok::<(), shmem_bind::ShmemError>(())
 /// ```
 #[must_use = "dropped, it gives the lock back"]
 pub struct RwLockReadGuard<'a, T, const READERS: usize = 32> {
@@ -84,12 +81,10 @@ impl<T, const READERS: usize> Drop for RwLockReadGuard<'_, T, READERS> {
 /// # Examples
 /// ```
 /// use shmem_bind::sync::{RwLock, RwLockWriteGuard};
-/// use shmem_bind::{Builder, ShmemError};
+/// use shmem_bind::{Builder, Tlsf};
 ///
-/// # fn main() -> Result<(), ShmemError> {
-/// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-/// // SAFETY: zeros are a zero that nobody has locked.
-/// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
 ///
 /// fn raise(mut number: RwLockWriteGuard<'_, u32>) {
 ///     *number += 1;
@@ -97,8 +92,7 @@ impl<T, const READERS: usize> Drop for RwLockReadGuard<'_, T, READERS> {
 ///
 /// raise(lock.write()?);
 /// assert_eq!(*lock.read()?, 1);
-/// # Ok(())
-/// # }
+/// # Ok::<(), shmem_bind::ShmemError>(())
 /// ```
 #[must_use = "dropped, it gives the lock back"]
 pub struct RwLockWriteGuard<'a, T, const READERS: usize = 32>(
@@ -126,18 +120,15 @@ impl<'a, T, const READERS: usize> RwLockWriteGuard<'a, T, READERS> {
     /// # Examples
     /// ```
     /// use shmem_bind::sync::{RwLock, RwLockWriteGuard};
-    /// use shmem_bind::{Builder, ShmemError};
+    /// use shmem_bind::{Builder, Tlsf};
     ///
-    /// # fn main() -> Result<(), ShmemError> {
-    /// let (conf, _fd) = Builder::memfd().create(size_of::<RwLock<u32>>())?;
-    /// // SAFETY: zeros are a zero that nobody has locked.
-    /// let lock = unsafe { conf.boxed::<RwLock<u32>>() };
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let lock = arena.alloc_zeroed::<RwLock<u32>>()?;
     /// let mut writing = lock.write()?;
     /// *writing = 7;
     /// let reading = RwLockWriteGuard::downgrade(writing);
     /// assert_eq!((*reading, *lock.read()?), (7, 7));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), shmem_bind::ShmemError>(())
     /// ```
     pub fn downgrade(this: Self) -> RwLockReadGuard<'a, T, READERS> {
         let held = ManuallyDrop::new(this).0;

@@ -8,8 +8,10 @@
 //! | a reader, the gate open | takes a place, looks at the gate again | open: it reads; closed: gives the place back |
 //! | a reader, the gate closed | has a place already: one guard more in it | it reads; no writer is in, for it would wait for that place |
 //! | | else takes the gate, a place, and opens the gate | it reads |
+//! | | but does not wait for its own thread, which reads by another attachment | `Deadlock` |
 //! | a reader that leaves | gives its place back, looks at the gate | closed: notifies whoever waits for places |
-//! | a writer | takes the gate, waits until every place is nobody's or a dead one's, says in its own place that it writes | it writes |
+//! | a writer | takes the gate, waits until every place is nobody's or a dead one's, and says so meanwhile | its turn has come |
+//! | | says in its own place that it writes | it writes |
 //! | a writer that leaves | takes that back | opens the gate |
 //! | a writer that goes on as a reader | says in its own place that it reads | opens the gate |
 //!
@@ -22,6 +24,10 @@
 //!   takes that back after the last; in between it has the gate. So whoever takes the gate finds that said only of the dead, and readers who
 //!   find the gate open find it never.
 //! - Readers do not keep writers out for ever, since they find the gate closed as soon as somebody waits to write.
+//!
+//! That a writer waits is said for those only whose thread reads by another attachment, and so would wait for itself. Beside the name in
+//! the gate there stands the same name then, so what a dead one has said says nothing of who has the gate now. A moment too late is no
+//! harm, since those look again; all others need not know whether it is a writer or a reader that has the gate.
 //!
 //! The place of the writer is one more than those of readers, so that one who goes on as a reader always has one: it was
 //! nobody's when this one came to write.
@@ -51,6 +57,10 @@ pub(super) trait Gate {
     /// Takes it from nobody or the dead, or after waiting.
     fn close(&self, timeout: Duration) -> Result<Self::Held, LockFailure>;
     fn open(&self, held: Self::Held);
+    /// Says, by the one who has it, whether that waits to write.
+    fn say(&self, is_waiting: bool);
+    /// Whether somebody alive has it who waits to write.
+    fn is_awaited(&self) -> bool;
     /// Whether that attachment has certainly ended.
     fn is_gone(&self, holder: Holder) -> bool;
     /// Whether it is one of this process's.
@@ -121,8 +131,8 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
         if let Some(place) = self.enter_again() {
             return Ok(Entry::Granted(place));
         }
-        // Whoever wants to write waits for what this thread has by another attachment.
-        if self.is_in() {
+        let is_in = self.is_in();
+        if is_in && (self.gate.is_awaited() || self.has_all()) {
             return Err(LockFailure::Deadlock);
         }
         let mut entered = None;
@@ -134,13 +144,28 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
         if !timeout.is_zero() && spin(G::SPINS, &mut enter) {
             return entered.map(Entry::Granted).ok_or(LockFailure::Busy);
         }
-        let held = self.gate.close(patience.left())?;
+        let held = self.close_to_read(is_in, &patience)?;
         if is_written(self.writer.load()) {
             return Ok(Entry::Orphaned(held));
         }
         let place = self.take_closed(&patience);
         self.gate.open(held);
         place.map(Entry::Granted)
+    }
+
+    /// Takes the gate. A writer that takes it first waits for what this thread has by another attachment, if it `is_in`.
+    fn close_to_read(&self, is_in: bool, patience: &Patience<'_, G>) -> Result<G::Held, LockFailure> {
+        loop {
+            let left = patience.left();
+            let slice = if is_in { left.min(SLICE) } else { left };
+            match self.gate.close(slice) {
+                Err(LockFailure::Busy) if is_in && self.gate.is_awaited() => {
+                    return Err(LockFailure::Deadlock);
+                }
+                Err(LockFailure::Busy) if slice < left => {}
+                result => return result,
+            }
+        }
     }
 
     /// Comes to read if nobody writes or wants to, and there is a place.
@@ -223,15 +248,20 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
 
     #[cold]
     fn is_among_them(&self) -> bool {
-        self.all().any(|place| match place.load() {
-            Occupant::NOBODY => false,
-            word => {
-                let occupant = Occupant::from_bits(word);
-                occupant.guards() != 0
-                    && occupant.has_thread_of(self.me)
-                    && occupant.holder().is_some_and(|holder| self.gate.is_ours(holder))
-            }
-        })
+        self.all().any(|place| self.is_own(place))
+    }
+
+    /// Whether this thread has all places for readers. It does not give one back while it waits for one.
+    fn has_all(&self) -> bool {
+        self.readers.iter().all(|place| self.is_own(place))
+    }
+
+    /// Whether this thread reads there, by whichever attachment.
+    fn is_own(&self, place: &P) -> bool {
+        let occupant = Occupant::from_bits(place.load());
+        occupant.guards() != 0
+            && occupant.has_thread_of(self.me)
+            && occupant.holder().is_some_and(|holder| self.gate.is_ours(holder))
     }
 
     /// Takes a place, from the dead if need be, and waits for one. The gate is closed.
@@ -324,10 +354,13 @@ impl<G: Gate, W: Word, P: Ordered> Raw<'_, G, W, P> {
 
     #[cold]
     fn await_all(&self, patience: &Patience<'_, G>) -> Result<(), LockFailure> {
-        self.all().try_for_each(|place| match place.load() {
+        self.gate.say(true);
+        let result = self.all().try_for_each(|place| match place.load() {
             Occupant::NOBODY => Ok(()),
             _ => self.await_leave(place, patience),
-        })
+        });
+        self.gate.say(false);
+        result
     }
 
     fn await_leave(&self, place: &P, patience: &Patience<'_, G>) -> Result<(), LockFailure> {

@@ -62,6 +62,8 @@ pub(super) struct World {
     kernel: Rc<Kernel>,
     pub(super) lock: Rc<AtomicU32>,
     left: Rc<AtomicU32>,
+    /// The holder of the lock, while it waits to write.
+    waiting: PlainU32,
     pub(super) readers: Vec<Rc<AtomicU64>>,
     pub(super) writer: Rc<AtomicU64>,
     /// What is guarded. Loom fails where two accesses are not ordered, one of which writes.
@@ -251,6 +253,21 @@ impl Gate for Door<'_> {
         self.0.lock.unlock(self.0.me());
     }
 
+    fn say(&self, is_waiting: bool) {
+        self.0.life.step();
+        let name = self.0.me().bits();
+        let (old, new) = if is_waiting { (0, name) } else { (name, 0) };
+        let said = self.0.world.waiting.swap(new, Ordering::Relaxed);
+        let is_dead = |holder: Holder| self.0.world.is_buried(holder);
+        assert!(said == old || Holder::from_bits(said).is_some_and(is_dead), "somebody else has the gate");
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.0.lock.holder().is_some_and(|holder| {
+            self.0.world.waiting.load(Ordering::Relaxed) == holder.bits() && !self.is_gone(holder)
+        })
+    }
+
     fn is_gone(&self, holder: Holder) -> bool {
         self.0.world.dead.is_gone(holder)
     }
@@ -286,6 +303,7 @@ impl World {
             kernel: Kernel::new(),
             lock: Rc::new(AtomicU32::new(0)),
             left: Rc::new(AtomicU32::new(0)),
+            waiting: PlainU32::new(0),
             readers: (0..places).map(|_| Rc::new(AtomicU64::new(Occupant::NOBODY))).collect(),
             writer: Rc::new(AtomicU64::new(Occupant::NOBODY)),
             pair: from_fn(|_| LoomCell::new(0)),
@@ -297,6 +315,10 @@ impl World {
             orphans: PlainU32::new(0),
             told: PlainU32::new(0),
         })
+    }
+
+    fn is_buried(&self, holder: Holder) -> bool {
+        self.dead.is_dead[holder.slot().unwrap().index()].load(Ordering::Relaxed)
     }
 
     pub(super) fn bury(&self, process: usize) {
