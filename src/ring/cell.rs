@@ -224,11 +224,21 @@ pub(super) struct Run {
 /// Why there is no cell to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The queue is full, or empty; or a living process is in the middle of what has to come first.
+    /// The queue is full, or empty.
     NotReady,
+    /// The queue is not empty, but a process is in the middle of sending what comes first, which is alive for all that is known.
+    Unfinished,
     Damaged,
     /// Another reason, which waiting does not change.
     Other(crate::error::QueueError),
+}
+
+impl Refusal {
+    /// Whether it may be otherwise later.
+    #[inline]
+    pub(super) const fn may_pass(self) -> bool {
+        matches!(self, Self::NotReady | Self::Unfinished)
+    }
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl<'a, T, const N: usize, M> End<'a, T, N, M> {
     /// An error of the raw queue, as the user is told it.
     pub(super) fn error(&self, refusal: Refusal, not_ready: QueueError) -> QueueError {
         match refusal {
-            Refusal::NotReady => not_ready,
+            Refusal::NotReady | Refusal::Unfinished => not_ready,
             // Zeros have taken the place of what others write.
             Refusal::Damaged => match self.attached() {
                 Err(Refusal::Other(error)) => error,

@@ -18,7 +18,8 @@
 //! |---|---|---|
 //! | sender | lap L - 1, not free, nor being read by a dead one | the queue is full |
 //! | sender | lap L, not free; lap L + 1, free | the tail is to be moved on |
-//! | receiver | lap L, free, or a living one writing; lap L - 1, being read | nothing can be received yet |
+//! | receiver | lap L, free; lap L - 1, being read | the queue is empty |
+//! | receiver | lap L, a living one writing | nothing can be received yet, though there may be elements behind |
 //! | receiver | lap L, being read; lap L + 1, not being read | the head is to be moved on |
 //! | either | anything else, and the counter has not moved | damage |
 //!
@@ -100,7 +101,7 @@ pub(super) fn claim_to_read<C: Cells>(
                     _ => true,
                 };
                 if !is_over {
-                    return Err(Refusal::NotReady);
+                    return Err(Refusal::Unfinished);
                 }
                 if word.replace(now.bits(), CellState::new(lap.next(), State::Free).bits()) {
                     *given_back = given_back.saturating_add(1);

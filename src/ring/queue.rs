@@ -247,7 +247,7 @@ impl<T, const N: usize, M> Queue<T, N, M> {
 
     /// Closes the queue for good: nothing more can be sent, and receivers get what is left, and then [`QueueError::Closed`].
     ///
-    /// An element that is being sent meanwhile may still come.
+    /// An element that is being sent meanwhile may still come; receivers wait for it.
     ///
     /// # Examples
     /// ```

@@ -61,7 +61,8 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// Receives an element, and waits asleep as long as there is none: for ever, if nobody sends one.
     ///
     /// # Errors
-    /// - [`QueueError::Closed`]: nothing is left, and nothing more comes.
+    /// - [`QueueError::Closed`]: nothing is left, and nothing more comes. While somebody is still sending what it had begun to
+    ///   before, this waits for that.
     /// - [`QueueError::NotAttached`]: this is a child after `fork`, and what it inherited.
     /// - [`QueueError::Severed`], [`QueueError::Damaged`].
     ///
@@ -79,7 +80,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     #[inline]
     pub fn pop_for(&mut self, timeout: Duration) -> Result<T, QueueError> {
         let claim = match self.claim(1, false) {
-            Err(Refusal::NotReady) => self.claim_asleep(timeout),
+            Err(refusal) if refusal.may_pass() => self.claim_asleep(timeout),
             claim => claim,
         };
         self.receive(claim)
@@ -101,7 +102,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// What a dead sender has left unfinished is passed over; whether it is dead takes some system calls to say.
     ///
     /// # Errors
-    /// As [`pop`](Self::pop), and [`QueueError::Empty`].
+    /// As [`pop`](Self::pop), and [`QueueError::Empty`]; also of a closed queue, while somebody is still sending.
     #[inline]
     pub fn try_pop(&mut self) -> Result<T, QueueError> {
         let claim = self.claim(1, true);
@@ -177,16 +178,8 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// Takes elements.
     #[inline]
     fn claim(&mut self, most: u64, looks_around: bool) -> Result<Run, Refusal> {
-        match self.claim_once(most, looks_around) {
-            Err(Refusal::NotReady) if self.end.queue.is_closed() => {
-                // What was sent before it was closed is there now.
-                match self.claim_once(most, looks_around) {
-                    Err(Refusal::NotReady) => Err(Refusal::Other(QueueError::Closed)),
-                    claim => claim,
-                }
-            }
-            claim => claim,
-        }
+        let queue = self.end.queue;
+        wait::unless_closed(|| queue.is_closed(), || self.claim_once(most, looks_around))
     }
 
     #[inline]
@@ -236,7 +229,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
             queue.receiving.position.store(self.position, Ordering::Relaxed);
         }
         if is_last {
-            wait::tell(&queue.signals.not_full, len);
+            wait::tell(&queue.signals.not_full, len, || false);
         }
     }
 }

@@ -79,7 +79,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     #[inline]
     pub fn push_for(&mut self, value: T, timeout: Duration) -> Result<(), Unsent<T>> {
         let claim = match self.claim(1, false) {
-            Err(Refusal::NotReady) => self.claim_asleep(timeout),
+            Err(refusal) if refusal.may_pass() => self.claim_asleep(timeout),
             claim => claim,
         };
         self.send(value, claim)
@@ -243,7 +243,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
             self.free = self.free.wrapping_sub(run.len);
         }
         // What was not sent receivers pass over, who may have waited for it, and free its place.
-        wait::tell(&queue.signals.not_empty, run.len);
+        wait::tell(&queue.signals.not_empty, run.len, || queue.is_closed());
         if M::IS_SINGLE && self.free == 0 {
             // Looked for while the receiver gets this one, the next place need not be waited for. Whatever is wrong with it is told then.
             self.free = single::count_free(queue, self.position, 1).unwrap_or(0);
