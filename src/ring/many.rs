@@ -30,11 +30,18 @@
 //! A living sender that stops in the middle keeps all that come after its element waiting, since elements are received in order. A
 //! process that is stopped before one of these compare-and-swaps, while the queue goes through 2^31 laps, could take a cell out of turn.
 
-use super::cell::{CellState, CellWord, Cells, Refusal, Run, State, When, at, len};
+use super::cell::{CellState, CellWord, Cells, Lap, Refusal, Run, State, When, at, len};
 use crate::lock::{Holder, Roll};
 
-/// How often others may be quicker, or a counter be moved on, before that is taken for damage.
-const ATTEMPTS: u32 = 1 << 16;
+/// How often others may be quicker before that is taken for damage: somebody who writes what nobody may.
+const QUICKER: u64 = 1 << 16;
+
+/// How many steps one may need before that is taken for damage. A counter may have to be moved on past all cells, of those that the
+/// dead have left, or one who was stopped before it moved it itself; and each of them be freed first.
+#[inline]
+fn attempts<C: Cells>(cells: &C) -> u64 {
+    len(cells).saturating_mul(4).saturating_add(QUICKER)
+}
 
 /// Takes cells to write to, one at least and `most` at most. If `roll` is not asked, the dead count as alive.
 #[inline]
@@ -44,7 +51,8 @@ pub(super) fn claim_to_write<C: Cells>(
     most: u64,
     roll: Option<&dyn Roll>,
 ) -> Result<Run, Refusal> {
-    for _ in 0..ATTEMPTS {
+    let mut gone = None;
+    for _ in 0..attempts(cells) {
         let start = cells.tail().load();
         let (word, lap) = at(cells, start)?;
         let now = CellState::from_bits(word.load());
@@ -60,10 +68,12 @@ pub(super) fn claim_to_write<C: Cells>(
                 return Err(Refusal::NotReady);
             }
             Some((When::Last, State::Reading(holder))) => {
-                if !roll.is_some_and(|roll| roll.is_gone(holder)) {
+                if !is_gone(holder, roll, &mut gone) {
                     return Err(Refusal::NotReady);
                 }
-                let _: bool = word.replace(now.bits(), CellState::new(lap, State::Free).bits());
+                // With those behind it that are as many as are wanted, so that the next call need not ask again.
+                let from = |lap: Lap| CellState::new(lap.last(), State::Reading(holder));
+                replace_run(cells, start, most, from, |lap| CellState::new(lap, State::Free))?;
             }
             _ => check_moved(cells.tail(), start, word, now)?,
         }
@@ -80,7 +90,8 @@ pub(super) fn claim_to_read<C: Cells>(
     roll: Option<&dyn Roll>,
     given_back: &mut u32,
 ) -> Result<Run, Refusal> {
-    for _ in 0..ATTEMPTS {
+    let mut gone = None;
+    for _ in 0..attempts(cells) {
         let start = cells.head().load();
         let (word, lap) = at(cells, start)?;
         let now = CellState::from_bits(word.load());
@@ -97,7 +108,7 @@ pub(super) fn claim_to_read<C: Cells>(
             }
             Some((When::Now, state @ (State::Writing(_) | State::Skipped))) => {
                 let is_over = match state {
-                    State::Writing(holder) => roll.is_some_and(|roll| roll.is_gone(holder)),
+                    State::Writing(holder) => is_gone(holder, roll, &mut gone),
                     _ => true,
                 };
                 if !is_over {
@@ -159,15 +170,41 @@ fn claim_run<C: Cells>(
     from: State,
     to: State,
 ) -> Result<Option<Run>, Refusal> {
-    let mut run = Run { start, len: 0 };
-    while run.len < most.min(len(cells)) {
-        let (word, lap) = at(cells, start.wrapping_add(run.len))?;
-        if !word.replace(CellState::new(lap, from).bits(), CellState::new(lap, to).bits()) {
+    let len =
+        replace_run(cells, start, most, |lap| CellState::new(lap, from), |lap| CellState::new(lap, to))?;
+    Ok((len != 0).then_some(Run { start, len }))
+}
+
+/// Replaces the words from `start` on that are as `from` says, as far as nobody else is quicker; gives how many.
+#[inline]
+fn replace_run<C: Cells>(
+    cells: &C,
+    start: u64,
+    most: u64,
+    from: impl Fn(Lap) -> CellState,
+    to: impl Fn(Lap) -> CellState,
+) -> Result<u64, Refusal> {
+    let mut replaced = 0_u64;
+    while replaced < most.min(len(cells)) {
+        let (word, lap) = at(cells, start.wrapping_add(replaced))?;
+        if !word.replace(from(lap).bits(), to(lap).bits()) {
             break;
         }
-        run.len = run.len.wrapping_add(1);
+        replaced = replaced.wrapping_add(1);
     }
-    Ok((run.len != 0).then_some(run))
+    Ok(replaced)
+}
+
+/// Whether a holder is dead. Who was found so last, `gone`, is not asked for again.
+fn is_gone(holder: Holder, roll: Option<&dyn Roll>, gone: &mut Option<Holder>) -> bool {
+    if *gone == Some(holder) {
+        return true;
+    }
+    let is_gone = roll.is_some_and(|roll| roll.is_gone(holder));
+    if is_gone {
+        *gone = Some(holder);
+    }
+    is_gone
 }
 
 /// Moves a counter, unless somebody has done so.
@@ -181,3 +218,7 @@ fn move_on<W: CellWord>(counter: &W, from: u64, by: u64) {
 fn check_moved<W: CellWord>(counter: &W, position: u64, word: &W, was: CellState) -> Result<(), Refusal> {
     if counter.load() == position && word.load() == was.bits() { Err(Refusal::Damaged) } else { Ok(()) }
 }
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests;
