@@ -1,0 +1,158 @@
+//! Queues that come to an end: closed, severed, left by the dead; and such as are large
+#![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
+#![allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block, clippy::unwrap_used)]
+
+mod common;
+
+use common::arena::open;
+use common::campaign::Forked;
+use common::{Parent, TestName};
+use nix::sys::signal::{Signal, raise};
+use shmem_bind::ring::{Many, Mode, Mpmc, Queue, QueueError};
+use shmem_bind::{Arena, Builder, Shareable, ShmemArc, ShmemBox, ShmemConf, Tlsf};
+use std::mem::forget;
+use std::thread;
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_millis(5);
+/// Far more than any machine needs.
+const PATIENCE: Duration = Duration::from_secs(50);
+
+#[test]
+#[ignore = "the entry point of child processes"]
+fn child() {
+    common::run_child(&[("close", close_behind_the_dead), ("die", die_with_many)]);
+}
+
+fn in_a_child(role: &str) {
+    assert!(common::Child::spawn(role, &[]).wait().success());
+}
+
+fn queue<T: Shareable, const N: usize, M: Mode>() -> (ShmemConf, ShmemArc<Queue<T, N, M>>) {
+    let (conf, fd) = Builder::memfd().create(8 << 20).unwrap();
+    let arena: Arena<Tlsf> = Builder::memfd().attach(&fd).unwrap().arena().unwrap();
+    let queue = ShmemBox::into_arc(arena.alloc_zeroed().unwrap());
+    (conf, queue)
+}
+
+/// Kills a process in the middle of what it does to a queue; it stays a zombie.
+fn dies<T: Shareable, const N: usize>(name: &str, work: fn(&Mpmc<T, N>)) -> Forked {
+    let victim = Forked::spawn(|| {
+        let arena = open::<Tlsf>(name, 8 << 20);
+        work(&arena.find_or_alloc_zeroed::<Mpmc<T, N>>("queue").unwrap());
+        raise(Signal::SIGKILL).unwrap();
+    });
+    victim.await_death();
+    victim
+}
+
+type Received = Result<u32, QueueError>;
+
+/// What was sent before a queue was closed is received, though a dead one stands before it.
+#[test]
+fn a_closed_queue_gives_what_is_behind_the_dead() {
+    in_a_child("close");
+}
+
+fn close_behind_the_dead(_parent: &mut Parent) {
+    let ways: [fn(&Mpmc<u32, 4>) -> Received; 7] = [
+        |queue| queue.receiver()?.pop(),
+        |queue| queue.receiver()?.pop_for(PATIENCE),
+        |queue| queue.receiver()?.pop_spinning_for(PATIENCE),
+        |queue| queue.receiver()?.try_pop(),
+        |queue| Ok(queue.receiver()?.drain(9)?.sum()),
+        |queue| Ok(*queue.receiver()?.peek()?),
+        |queue| Ok(*queue.receiver()?.peek_for(PATIENCE)?),
+    ];
+    for way in ways {
+        let name = TestName::new("close");
+        let arena = open::<Tlsf>(&name, 8 << 20);
+        let queue = arena.find_or_alloc_zeroed::<Mpmc<u32, 4>>("queue").unwrap();
+        let _dead = dies::<u32, 4>(&name, |queue| {
+            let mut sender = queue.sender().unwrap();
+            forget(sender.reserve().unwrap());
+            forget(sender);
+        });
+        queue.sender().unwrap().push(42).unwrap();
+        queue.close();
+        assert_eq!(way(&queue), Ok(42));
+        assert_eq!(way(&queue), Err(QueueError::Closed));
+    }
+}
+
+#[test]
+fn a_closed_queue_waits_for_those_who_had_begun() {
+    let (_conf, queue) = queue::<u32, 4, Many>();
+    let (mut slow, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let slot = slow.reserve().unwrap();
+    queue.sender().unwrap().push(2).unwrap();
+    queue.close();
+    assert_eq!(receiver.try_pop(), Err(QueueError::Empty));
+    assert_eq!(receiver.pop_for(SHORT), Err(QueueError::Empty));
+    assert_eq!(receiver.pop_spinning_for(SHORT), Err(QueueError::Empty));
+    assert_eq!(receiver.drain(9).unwrap_err(), QueueError::Empty);
+    thread::scope(|scope| {
+        let others = [0, 1, 2].map(|_| scope.spawn(|| queue.receiver().unwrap().pop_for(PATIENCE)));
+        thread::sleep(SHORT);
+        slot.write(1);
+        let mut received = others.map(|other| other.join().unwrap());
+        received.sort_by_key(|received| received.unwrap_or(9));
+        assert_eq!(received, [Ok(1), Ok(2), Err(QueueError::Closed)]);
+    });
+    assert_eq!(receiver.pop(), Err(QueueError::Closed));
+}
+
+#[test]
+fn a_closed_queue_passes_over_what_was_given_up() {
+    let (_conf, queue) = queue::<u32, 4, Many>();
+    let mut sender = queue.sender().unwrap();
+    drop(sender.reserve().unwrap());
+    sender.push(2).unwrap();
+    drop(sender.reserve().unwrap());
+    queue.close();
+    let mut receiver = queue.receiver().unwrap();
+    assert_eq!((receiver.pop(), receiver.pop()), (Ok(2), Err(QueueError::Closed)));
+}
+
+const LARGE: usize = 1 << 17;
+/// More steps than others may be quicker.
+const MANY: usize = 100_000;
+
+#[test]
+fn many_places_that_were_given_up_are_no_damage() {
+    let (_conf, queue) = queue::<u32, LARGE, Many>();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    (0..MANY).for_each(|_| drop(sender.reserve().unwrap()));
+    assert_eq!(receiver.try_pop(), Err(QueueError::Empty));
+    sender.push(1).unwrap();
+    assert_eq!(receiver.try_pop(), Ok(1));
+    assert_eq!(sender.push_slice(&vec![2; LARGE]), Ok(LARGE));
+    assert_eq!(receiver.drain(LARGE).unwrap().count(), LARGE);
+}
+
+/// Of the dead, each is asked for once, and not for each of its cells.
+#[test]
+fn many_places_of_the_dead_are_no_damage() {
+    in_a_child("die");
+}
+
+fn die_with_many(_parent: &mut Parent) {
+    let name = TestName::new("die");
+    let arena = open::<Tlsf>(&name, 8 << 20);
+    let queue = arena.find_or_alloc_zeroed::<Mpmc<u32, LARGE>>("queue").unwrap();
+    let _sender = dies::<u32, LARGE>(&name, |queue| {
+        let mut sender = queue.sender().unwrap();
+        (0..MANY).for_each(|_| forget(sender.reserve().unwrap()));
+    });
+    let mut sender = queue.sender().unwrap();
+    sender.push(1).unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    assert_eq!(receiver.pop_for(PATIENCE), Ok(1));
+    assert_eq!(sender.push_slice(&vec![2; LARGE]), Ok(LARGE));
+    let _receiver = dies::<u32, LARGE>(&name, |queue| {
+        let mut receiver = queue.receiver().unwrap();
+        forget(receiver.drain(MANY).unwrap());
+    });
+    assert_eq!(sender.push_slice(&vec![3; LARGE]), Ok(MANY));
+    assert_eq!(receiver.drain(LARGE).unwrap().count(), LARGE);
+}
