@@ -8,9 +8,11 @@ use common::arena::open;
 use common::campaign::Forked;
 use common::{Parent, TestName};
 use nix::sys::signal::{Signal, raise};
-use shmem_bind::ring::{Many, Mode, Mpmc, Queue, QueueError};
-use shmem_bind::{Arena, Builder, Shareable, ShmemArc, ShmemBox, ShmemConf, Tlsf};
+use shmem_bind::ring::{Many, Mode, Mpmc, Queue, QueueError, Single};
+use shmem_bind::{Arena, Builder, Shareable, ShmemArc, ShmemBox, ShmemConf, Tlsf, shareable};
 use std::mem::forget;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -155,4 +157,42 @@ fn die_with_many(_parent: &mut Parent) {
     });
     assert_eq!(sender.push_slice(&vec![3; LARGE]), Ok(MANY));
     assert_eq!(receiver.drain(LARGE).unwrap().count(), LARGE);
+}
+
+/// How many fell.
+static FALLEN: AtomicU64 = AtomicU64::new(0);
+
+shareable! {
+    #[repr(C)]
+    struct Bomb { number: u32 }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        FALLEN.fetch_add(1, SeqCst);
+        assert_ne!(self.number, 1, "it goes off");
+    }
+}
+
+/// One of the elements that are left goes off; the others are dropped too, and all places come back.
+fn goes_off<M: Mode>() {
+    let (_conf, queue) = queue::<Bomb, 4, M>();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    for number in 0..4 {
+        sender.push(Bomb { number }).unwrap();
+    }
+    let drain = receiver.drain(4).unwrap();
+    catch_unwind(AssertUnwindSafe(|| drop(drain))).unwrap_err();
+    assert_eq!(FALLEN.swap(0, SeqCst), 4);
+    for number in 4..8 {
+        sender.try_push(Bomb { number }).map_err(|unsent| unsent.error).unwrap();
+    }
+    drop(receiver.drain(4).unwrap());
+    assert_eq!(FALLEN.swap(0, SeqCst), 4);
+}
+
+#[test]
+fn an_element_that_panics_when_it_is_dropped_keeps_no_place() {
+    goes_off::<Many>();
+    goes_off::<Single>();
 }

@@ -344,7 +344,17 @@ impl<T: Shareable, const N: usize, M: Mode> ExactSizeIterator for Drain<'_, '_, 
 
 impl<T: Shareable, const N: usize, M: Mode> Drop for Drain<'_, '_, T, N, M> {
     fn drop(&mut self) {
-        self.for_each(drop);
+        /// Goes on with the rest where dropping one of them panics, since a place that is not given back stops the queue.
+        struct Rest<'d, 'r, 'a, T: Shareable, const N: usize, M: Mode>(&'d mut Drain<'r, 'a, T, N, M>);
+
+        impl<T: Shareable, const N: usize, M: Mode> Drop for Rest<'_, '_, '_, T, N, M> {
+            fn drop(&mut self) {
+                self.0.for_each(drop);
+            }
+        }
+
+        let rest = Rest(self);
+        rest.0.for_each(drop);
     }
 }
 
