@@ -117,7 +117,7 @@ fn send<M: Mode>(name: &str, board: &Counts, life: usize) {
                     Ok(0)
                 }
                 Ok(slot) => {
-                    slot.write(number(next));
+                    slot.write(number(next)).unwrap();
                     Ok(1)
                 }
                 Err(error) => Err(error),

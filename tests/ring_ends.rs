@@ -6,10 +6,15 @@ mod common;
 
 use common::arena::open;
 use common::campaign::Forked;
+use common::sigbus::{survive, survived};
 use common::{Parent, TestName};
 use nix::sys::signal::{Signal, raise};
 use shmem_bind::ring::{Many, Mode, Mpmc, Queue, QueueError, Single};
-use shmem_bind::{Arena, Builder, Shareable, ShmemArc, ShmemBox, ShmemConf, Tlsf, shareable};
+use shmem_bind::{
+    Arena, Builder, HEADER_LEN, Shareable, ShmemArc, ShmemBox, ShmemConf, Tlsf, shareable, sigbus_fixup,
+};
+use std::fs::OpenOptions;
+use std::hint::black_box;
 use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -96,7 +101,7 @@ fn a_closed_queue_waits_for_those_who_had_begun() {
     thread::scope(|scope| {
         let others = [0, 1, 2].map(|_| scope.spawn(|| queue.receiver().unwrap().pop_for(PATIENCE)));
         thread::sleep(SHORT);
-        slot.write(1);
+        slot.write(1).unwrap();
         let mut received = others.map(|other| other.join().unwrap());
         received.sort_by_key(|received| received.unwrap_or(9));
         assert_eq!(received, [Ok(1), Ok(2), Err(QueueError::Closed)]);
@@ -195,4 +200,101 @@ fn goes_off<M: Mode>() {
 fn an_element_that_panics_when_it_is_dropped_keeps_no_place() {
     goes_off::<Many>();
     goes_off::<Single>();
+}
+
+/// What a handler does after a fault.
+fn sever<T, const N: usize, M>(queue: &Queue<T, N, M>) {
+    assert!(unsafe { sigbus_fixup((&raw const *queue).cast()) });
+}
+
+fn elements_in_hand_are_refused<M: Mode>() {
+    let with_five = || {
+        let (conf, queue) = queue::<u32, 8, M>();
+        queue.sender().unwrap().push_slice(&[1, 2, 3, 4, 5]).unwrap();
+        (conf, queue)
+    };
+    let (_conf, queue) = with_five();
+    let mut receiver = queue.receiver().unwrap();
+    let element = receiver.peek().unwrap();
+    sever(&queue);
+    assert_eq!(element.take(), Err(QueueError::Severed));
+    assert_eq!(receiver.pop(), Err(QueueError::Severed));
+
+    let (_conf, queue) = with_five();
+    let mut receiver = queue.receiver().unwrap();
+    let mut drain = receiver.drain(3).unwrap();
+    assert_eq!(drain.next(), Some(1));
+    sever(&queue);
+    assert_eq!((drain.next(), drain.len()), (None, 0));
+    drop(drain);
+    assert_eq!(receiver.drain(1).unwrap_err(), QueueError::Severed);
+
+    let (_conf, queue) = with_five();
+    let mut sender = queue.sender().unwrap();
+    let slot = sender.reserve().unwrap();
+    sever(&queue);
+    let unsent = slot.write(6).unwrap_err();
+    assert_eq!((unsent.value, unsent.error), (6, QueueError::Severed));
+
+    let (_conf, queue) = with_five();
+    let mut sender = queue.sender().unwrap();
+    let slot = sender.reserve().unwrap();
+    sever(&queue);
+    assert_eq!(unsafe { slot.commit() }, Err(QueueError::Severed));
+}
+
+#[test]
+fn what_is_in_hand_when_memory_goes_away_is_refused() {
+    elements_in_hand_are_refused::<Many>();
+    elements_in_hand_are_refused::<Single>();
+}
+
+/// Longer than some pages, so that a part of it goes away with the end of the file.
+type Long = [u64; 2048];
+
+/// What nobody looks at is not read at all.
+fn look_at(element: Long) {
+    black_box(element);
+}
+
+/// The memory goes away while an element is written, or read.
+fn goes_away_in_the_middle<M: Mode>() {
+    const CAPACITY: usize = 2;
+    type Way<M> = fn(&Queue<Long, CAPACITY, M>) -> Result<(), QueueError>;
+    survive();
+    let ways: [Way<M>; 7] = [
+        |queue| queue.sender()?.push([1; 2048]).map_err(Into::into),
+        |queue| queue.sender()?.try_push([1; 2048]).map_err(Into::into),
+        |queue| queue.sender()?.push_slice(&[[1; 2048]; 1]).map(drop),
+        |queue| queue.sender()?.reserve()?.write([1; 2048]).map_err(Into::into),
+        |queue| queue.receiver()?.pop().map(look_at),
+        |queue| queue.receiver()?.peek()?.take().map(look_at),
+        |queue| match queue.receiver()?.drain(1)?.next() {
+            None => Err(QueueError::Severed),
+            Some(element) => {
+                look_at(element);
+                Ok(())
+            }
+        },
+    ];
+    for (index, way) in ways.into_iter().enumerate() {
+        let name = TestName::new("middle");
+        let segment = Builder::new(&name).with_size(size_of::<Queue<Long, CAPACITY, M>>()).create().unwrap();
+        let queue = unsafe { segment.boxed::<Queue<Long, CAPACITY, M>>() };
+        if index >= 4 {
+            queue.sender().unwrap().push([7; 2048]).unwrap();
+        }
+        // Within the element of the first cell.
+        let file = OpenOptions::new().write(true).open(common::path_of(&name)).unwrap();
+        file.set_len(HEADER_LEN as u64 + 8192).unwrap();
+        let before = survived();
+        assert_eq!(way(&queue), Err(QueueError::Severed), "{index}");
+        assert!(survived() > before, "{index}: there was no fault");
+    }
+}
+
+#[test]
+fn memory_that_goes_away_in_the_middle_is_told() {
+    goes_away_in_the_middle::<Many>();
+    goes_away_in_the_middle::<Single>();
 }

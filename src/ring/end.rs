@@ -5,6 +5,7 @@ use super::queue::{Queue, Side};
 use crate::attachment::{Attached, Here};
 use crate::error::QueueError;
 use crate::lock::{Holder, LockError, RawLock};
+use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 
 /// An end that may be used. It has looked up once which attachment the queue lies in, and so who "I" is.
@@ -42,6 +43,16 @@ impl<'a, T, const N: usize, M> End<'a, T, N, M> {
             return Err(Refusal::Other(why_no_holder(attached)));
         }
         Ok(attached)
+    }
+
+    /// The same, of one who has read or written something there: what it has read is zeros, and what it has written is
+    /// lost, if the memory went away meanwhile.
+    #[inline]
+    pub(super) fn check_attached(&self) -> Result<(), Refusal> {
+        // SYNC: what came before is not looked at, or written, after this. Who severs an attachment says so before the memory is
+        // another one.
+        fence(Ordering::Acquire);
+        self.attached().map(|_| ())
     }
 
     /// Whether the queue is there, and not the parent's of this process.

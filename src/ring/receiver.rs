@@ -148,7 +148,8 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// Receives the elements that there are, one after the other, `most` at most, without waiting. It costs less than to receive
     /// them one by one. Where one is not there yet, or was given up, it ends, though there may be more behind.
     ///
-    /// Of an `Mpmc` they are this receiver's as soon as this returns: killed, it loses all that it has not given yet.
+    /// Of an `Mpmc` they are this receiver's as soon as this returns: killed, it loses all that it has not given yet. If memory of
+    /// the segment goes away meanwhile it ends, and the next call is told.
     ///
     /// # Errors
     /// As [`try_pop`](Self::try_pop), if there is none.
@@ -198,26 +199,28 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
             }
             claim?
         };
-        // Zeros may have taken the place of the element since.
-        self.end.attached().map(|_| run)
+        // Zeros may have taken the place of the cells since.
+        self.end.check_attached().map(|()| run)
     }
 
     #[inline]
     fn receive(&mut self, claim: Result<Run, Refusal>) -> Result<T, QueueError> {
         let run = claim.map_err(|refusal| self.error(refusal))?;
-        // `None` never happens.
-        self.take(run.start, true).ok_or(QueueError::Damaged)
+        self.take(run.start, true)
     }
 
     /// Moves an element out that has been taken, and gives its place back; the last one of several wakes those who wait for that.
     #[inline]
-    fn take(&mut self, position: u64, is_last: bool) -> Option<T> {
-        let element = self.end.queue.element(position)?;
+    fn take(&mut self, position: u64, is_last: bool) -> Result<T, QueueError> {
+        // `None` never happens.
+        let element = self.end.queue.element(position).ok_or(QueueError::Damaged)?;
         // SAFETY: by invariant 1 of the cell, which this end has taken to read from it; the queue lies in an attachment that stays.
         let value = unsafe { element.read() };
+        // Zeros may have taken its place.
+        self.end.check_attached().map_err(|refusal| self.error(refusal))?;
         self.release(position, is_last, 1);
         // SAFETY: as above; it is not looked at again there, since the cell is free.
-        Some(unsafe { value.assume_init() })
+        Ok(unsafe { value.assume_init() })
     }
 
     #[inline]
@@ -255,14 +258,15 @@ impl<T: Shareable, const N: usize, M: Mode> Received<'_, '_, T, N, M> {
     /// Moves the element out.
     ///
     /// # Errors
-    /// [`QueueError::NotAttached`]: this is a child after `fork`, and the element is its parent's.
+    /// - [`QueueError::NotAttached`]: this is a child after `fork`, and the element is its parent's.
+    /// - [`QueueError::Severed`]: it has gone away.
     pub fn take(self) -> Result<T, QueueError> {
         let mut this = ManuallyDrop::new(self);
         if !this.receiver.end.is_here() {
             return Err(QueueError::NotAttached);
         }
         let position = this.position;
-        this.receiver.take(position, true).ok_or(QueueError::NotAttached)
+        this.receiver.take(position, true)
     }
 
     /// Gives the place back, as dropping does.
@@ -328,6 +332,11 @@ impl<T: Shareable, const N: usize, M: Mode> Iterator for Drain<'_, '_, T, N, M> 
         let element = self.receiver.end.queue.element(position)?;
         // SAFETY: by invariant 2 and invariant 1 of the cell.
         let value = unsafe { element.read() };
+        if self.receiver.end.check_attached().is_err() {
+            // So have the others.
+            self.given = self.run.len;
+            return None;
+        }
         self.receiver.release(position, self.given == self.run.len, self.run.len);
         // SAFETY: as above; it is not looked at again there.
         Some(unsafe { value.assume_init() })
