@@ -9,7 +9,7 @@ use common::campaign::Forked;
 use common::sigbus::{survive, survived};
 use common::{Parent, TestName};
 use nix::sys::signal::{Signal, raise};
-use shmem_bind::ring::{Many, Mode, Mpmc, Queue, QueueError, Single};
+use shmem_bind::ring::{Many, Mode, Mpmc, Queue, QueueError, Single, Spsc};
 use shmem_bind::{
     Arena, Builder, HEADER_LEN, Shareable, ShmemArc, ShmemBox, ShmemConf, Tlsf, shareable, sigbus_fixup,
 };
@@ -297,4 +297,37 @@ fn goes_away_in_the_middle<M: Mode>() {
 fn memory_that_goes_away_in_the_middle_is_told() {
     goes_away_in_the_middle::<Many>();
     goes_away_in_the_middle::<Single>();
+}
+
+/// Where an end stands is written after the cells; a process may be killed in between.
+#[test]
+fn a_successor_says_how_many_there_are() {
+    let (_conf, queue) = queue::<u32, 4, Single>();
+    let [sent, received] = [0, 128].map(|offset| unsafe {
+        let place = (&raw const *queue).cast::<u8>().add(offset);
+        &*place.cast::<AtomicU64>()
+    });
+    queue.sender().unwrap().push_slice(&[1, 2, 3]).unwrap();
+    assert_eq!(sent.swap(0, SeqCst), 3);
+    assert_eq!(queue.len(), 0);
+    drop(queue.sender().unwrap());
+    assert_eq!(queue.len(), 3);
+    assert_eq!(queue.receiver().unwrap().drain(2).unwrap().sum::<u32>(), 3);
+    assert_eq!(received.swap(0, SeqCst), 2);
+    drop(queue.receiver().unwrap());
+    assert_eq!(queue.len(), 1);
+}
+
+/// A successor counts laps as the cells do, up to 2^31; who has been there for longer has gone on.
+#[test]
+fn its_length_does_not_depend_on_who_counts() {
+    let (_conf, queue) = queue::<u32, 2, Single>();
+    let mut sender = queue.sender().unwrap();
+    let sent = unsafe { &*(&raw const *queue).cast::<AtomicU64>() };
+    sent.store(1 << 32, SeqCst);
+    assert!(queue.is_empty());
+    sender.push(1).unwrap();
+    sent.fetch_add(1 << 32, SeqCst);
+    assert_eq!(queue.len(), 1);
+    assert!(Spsc::<u32, 2>::new().is_empty());
 }

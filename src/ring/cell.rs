@@ -17,7 +17,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 const HOLDER: u64 = (1 << 31) - 1;
 const STATE_SHIFT: u32 = 31;
 const LAP_SHIFT: u32 = 33;
-const LAP_MASK: u32 = (1 << 31) - 1;
+pub(super) const LAP_BITS: u32 = 31;
+const LAP_MASK: u32 = (1 << LAP_BITS) - 1;
 
 /// What the words of a queue are made of.
 pub(super) trait CellWord {

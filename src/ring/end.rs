@@ -74,15 +74,18 @@ impl<'a, T, const N: usize, M> End<'a, T, N, M> {
         }
     }
 
-    /// Where it stood who had this role last.
-    pub(super) fn position(
+    /// Where it stood who had this role last; and says so, since that one may have been killed before it did.
+    pub(super) fn take_over(
         &self,
+        side: &Side,
         find: fn(&Queue<T, N, M>) -> Result<u64, Refusal>,
     ) -> Result<u64, QueueError> {
         if self.role.is_none() {
             return Ok(0);
         }
-        find(self.queue).map_err(|refusal| self.error(refusal, QueueError::Damaged))
+        let position = find(self.queue).map_err(|refusal| self.error(refusal, QueueError::Damaged))?;
+        side.position.store(position, Ordering::Relaxed);
+        Ok(position)
     }
 }
 

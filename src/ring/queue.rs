@@ -4,7 +4,7 @@
 //! Holds elements in places that the words of their cells tell the state of; an element is destroyed with its queue if its cell is full.
 #![allow(unsafe_code)]
 
-use super::cell::{CellState, Cells, State};
+use super::cell::{CellState, Cells, LAP_BITS, State};
 use super::end::End;
 use super::receiver::Receiver;
 use super::sender::Sender;
@@ -228,8 +228,11 @@ impl<T, const N: usize, M> Queue<T, N, M> {
     #[must_use]
     pub fn len(&self) -> usize {
         let position = |side: &Side| side.position.load(Ordering::Relaxed);
+        let len = position(&self.sending).wrapping_sub(position(&self.receiving));
+        // One end may count on beyond the laps that the cells tell, from which the other one took its position.
+        let unused = u64::BITS.wrapping_sub(LAP_BITS.wrapping_add(Self::CAPACITY.trailing_zeros()));
         // Either may be behind, and anything if it is damaged.
-        let len = position(&self.sending).wrapping_sub(position(&self.receiving)) as i64;
+        let len = (len.wrapping_shl(unused) as i64).wrapping_shr(unused);
         usize::try_from(len).map_or(0, |len| len.min(N))
     }
 

@@ -48,7 +48,7 @@ pub struct Receiver<'a, T, const N: usize, M> {
 
 impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     pub(super) fn new(end: End<'a, T, N, M>) -> Result<Self, QueueError> {
-        let position = end.position(single::find_head)?;
+        let position = end.take_over(&end.queue.receiving, single::find_head)?;
         Ok(Self { end, position })
     }
 

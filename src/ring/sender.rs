@@ -47,7 +47,7 @@ pub struct Sender<'a, T, const N: usize, M> {
 
 impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     pub(super) fn new(end: End<'a, T, N, M>) -> Result<Self, QueueError> {
-        let position = end.position(single::find_tail)?;
+        let position = end.take_over(&end.queue.sending, single::find_tail)?;
         Ok(Self { end, position, free: 0 })
     }
 
