@@ -103,7 +103,9 @@ pub type Mpmc<T, const N: usize> = Queue<T, N, Many>;
 /// A bounded queue in shared memory: an [`Spsc`] or an [`Mpmc`].
 ///
 /// `N` is a power of two. Zeros are an empty queue, so that a large one need not be built on the stack and moved: see
-/// [`Arena::find_or_alloc_zeroed`](crate::Arena::find_or_alloc_zeroed). It has 384 bytes, and for each element its size and eight bytes more.
+/// [`Arena::find_or_alloc_zeroed`](crate::Arena::find_or_alloc_zeroed). It has 384 bytes, and for each element
+/// eight bytes and its size, rounded up to a multiple of eight; where it is aligned to more than eight bytes, to so many, and that
+/// many bytes stand for the eight. The whole is rounded up to a multiple of 128.
 ///
 /// To send and to receive, take a [`sender`](Self::sender) and a [`receiver`](Self::receiver), and keep them.
 ///
@@ -389,6 +391,12 @@ mod tests {
         for (index, tag) in tags.iter().enumerate() {
             assert!(tags.iter().skip(index + 1).all(|other| other != tag));
         }
+    }
+
+    #[test]
+    fn a_queue_is_as_large_as_it_says() {
         assert_eq!(size_of::<Mpmc<u64, 4>>(), 384 + 64_usize.next_multiple_of(128));
+        assert_eq!(size_of::<Spsc<[u8; 3], 64>>(), 384 + 64 * (8 + 8));
+        assert_eq!(size_of::<Mpmc<[u128; 3], 16>>(), 384 + 16 * (16 + 48));
     }
 }

@@ -311,6 +311,9 @@ impl<T: Shareable + fmt::Debug, const N: usize, M: Mode> fmt::Debug for Received
 /// Elements that have been received together, given one by one.
 ///
 /// Dropped, it drops those that it has not given.
+///
+/// Each place is free as soon as its element has been given; but a sender that sleeps for one is told only after the last of
+/// them, or goes on after a quarter of a second. So it is not to be kept for long.
 #[must_use = "dropped, it drops the elements"]
 pub struct Drain<'r, 'a, T: Shareable, const N: usize, M: Mode> {
     receiver: &'r mut Receiver<'a, T, N, M>,
