@@ -10,8 +10,8 @@ use nix::unistd::{ForkResult, fork};
 use shmem_bind::allocator::{BlockState, Extent, HeapError};
 use shmem_bind::{
     AllocError, Arena, ArenaError, BoxError, Builder, Bump, DirectoryError, Handle, HandleError, OwnedFd,
-    Payload, RegionAllocator, ShmemArc, ShmemBox, ShmemConf, ShmemError, SizeError, Slab, Tlsf, Usage,
-    shareable,
+    Payload, RegionAllocator, Shareable, ShmemArc, ShmemBox, ShmemConf, ShmemError, SizeError, Slab, Tlsf,
+    TypeTag, Usage, shareable,
 };
 use std::fmt::{Debug, Display};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -501,4 +501,32 @@ fn the_objects_of_an_arena_are_not_mapped_in_a_child() {
             );
         }
     }
+}
+
+/// An enum with fields, which `shareable!` does not make. Its size is none that a number has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, u32)]
+enum Shape {
+    Circle([u32; 3]),
+    Line([u32; 5]),
+}
+
+unsafe impl Shareable for Shape {
+    const TAG: TypeTag = TypeTag::new::<Self>("Shape", 1)
+        .with_variant("Circle", 0)
+        .with_field("circle", 4, <[u32; 3]>::TAG)
+        .with_variant("Line", 1)
+        .with_field("line", 4, <[u32; 5]>::TAG);
+    const FROZEN: bool = true;
+}
+
+#[test]
+fn an_enum_with_fields_is_no_damage() {
+    let arena = arena();
+    assert_eq!((size_of::<Shape>(), Shape::TAG.align()), (24, 4));
+    let shape = arena.find_or_alloc("shape", || Shape::Line([1, 2, 3, 4, 5])).unwrap();
+    assert_eq!(*arena.find::<Shape>("shape").unwrap(), *shape);
+    assert_ne!(*shape, Shape::Circle([1, 2, 3]));
+    drop(shape);
+    arena.check().unwrap();
 }

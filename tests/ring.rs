@@ -165,7 +165,7 @@ fn a_closed_queue_gives_what_is_left() {
     let slot = sender.reserve().unwrap();
     queue.close();
     // It had begun.
-    slot.write(3);
+    slot.write(3).unwrap();
     assert_eq!(sender.try_push(4).unwrap_err().error, QueueError::Closed);
     assert_eq!(sender.push_slice(&[4]), Err(QueueError::Closed));
     assert_eq!(receiver.drain(9).unwrap().collect::<Vec<_>>(), [1, 2, 3]);
@@ -292,7 +292,7 @@ fn inherit(_parent: &mut Parent) {
     let (parts, queues) = (std::cell::Cell::new(Some((slot, element))), (&many, &single));
     Forked::spawn(|| {
         let (slot, element) = parts.take().unwrap();
-        slot.write(5);
+        assert_eq!(slot.write(5).unwrap_err().error, QueueError::NotAttached);
         assert_eq!(element.take(), Err(QueueError::NotAttached));
         assert_eq!(queues.0.sender().unwrap_err(), QueueError::NotAttached);
         assert_eq!(queues.1.sender().unwrap_err(), QueueError::NotAttached);
@@ -301,7 +301,7 @@ fn inherit(_parent: &mut Parent) {
     // The parent's are as they were.
     let (slot, element) = parts.take().unwrap();
     assert_eq!(*element, 1);
-    slot.write(2);
+    slot.write(2).unwrap();
     drop(parts);
     assert_eq!(single.receiver().unwrap().drain(9).unwrap().collect::<Vec<_>>(), [1, 2]);
 }

@@ -4,7 +4,7 @@
 //! often each element was received. So it shows if one is lost that no death accounts for, comes twice, or was never sent; and if
 //! those that are left do not go on.
 //!
-//! `cargo test --release --test ring_deaths -- --ignored long_ --nocapture` is the full length.
+//! `cargo test --release --test ring_deaths -- --ignored long_ --nocapture` is the full length; `SHMEM_BIND_KILLS` sets another one.
 #![allow(missing_docs, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 #![allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used)]
 
@@ -55,9 +55,11 @@ fn an_spsc_survives_those_who_use_it() {
 #[test]
 #[ignore = "takes some minutes"]
 fn long_both_survive_those_who_use_them() {
+    let kills = std::env::var("SHMEM_BIND_KILLS").map_or(7_500, |kills| kills.parse().unwrap());
     // What is known of each life takes room, so there are several campaigns and not a long one.
-    for role in ["many", "single"].repeat(5) {
-        campaign::run(role, &["1500"]).conclude(&format!("ring_deaths {role}"));
+    let each = kills.clamp(1, 1_500_u64);
+    for role in ["many", "single"].repeat(kills.div_ceil(each) as usize) {
+        campaign::run(role, &[&each.to_string()]).conclude(&format!("ring_deaths {role}"));
     }
 }
 
@@ -117,7 +119,7 @@ fn send<M: Mode>(name: &str, board: &Counts, life: usize) {
                     Ok(0)
                 }
                 Ok(slot) => {
-                    slot.write(number(next));
+                    slot.write(number(next)).unwrap();
                     Ok(1)
                 }
                 Err(error) => Err(error),

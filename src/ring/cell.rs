@@ -17,7 +17,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 const HOLDER: u64 = (1 << 31) - 1;
 const STATE_SHIFT: u32 = 31;
 const LAP_SHIFT: u32 = 33;
-const LAP_MASK: u32 = (1 << 31) - 1;
+pub(super) const LAP_BITS: u32 = 31;
+const LAP_MASK: u32 = (1 << LAP_BITS) - 1;
 
 /// What the words of a queue are made of.
 pub(super) trait CellWord {
@@ -224,11 +225,21 @@ pub(super) struct Run {
 /// Why there is no cell to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The queue is full, or empty; or a living process is in the middle of what has to come first.
+    /// The queue is full, or empty.
     NotReady,
+    /// The queue is not empty, but a process is in the middle of sending what comes first, which is alive for all that is known.
+    Unfinished,
     Damaged,
     /// Another reason, which waiting does not change.
     Other(crate::error::QueueError),
+}
+
+impl Refusal {
+    /// Whether it may be otherwise later.
+    #[inline]
+    pub(super) const fn may_pass(self) -> bool {
+        matches!(self, Self::NotReady | Self::Unfinished)
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::queue::{Queue, Side};
 use crate::attachment::{Attached, Here};
 use crate::error::QueueError;
 use crate::lock::{Holder, LockError, RawLock};
+use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 
 /// An end that may be used. It has looked up once which attachment the queue lies in, and so who "I" is.
@@ -44,6 +45,16 @@ impl<'a, T, const N: usize, M> End<'a, T, N, M> {
         Ok(attached)
     }
 
+    /// The same, of one who has read or written something there: what it has read is zeros, and what it has written is
+    /// lost, if the memory went away meanwhile.
+    #[inline]
+    pub(super) fn check_attached(&self) -> Result<(), Refusal> {
+        // SYNC: what came before is not looked at, or written, after this. Who severs an attachment says so before the memory is
+        // another one.
+        fence(Ordering::Acquire);
+        self.attached().map(|_| ())
+    }
+
     /// Whether the queue is there, and not the parent's of this process.
     #[inline]
     pub(super) fn is_here(&self) -> bool {
@@ -53,7 +64,7 @@ impl<'a, T, const N: usize, M> End<'a, T, N, M> {
     /// An error of the raw queue, as the user is told it.
     pub(super) fn error(&self, refusal: Refusal, not_ready: QueueError) -> QueueError {
         match refusal {
-            Refusal::NotReady => not_ready,
+            Refusal::NotReady | Refusal::Unfinished => not_ready,
             // Zeros have taken the place of what others write.
             Refusal::Damaged => match self.attached() {
                 Err(Refusal::Other(error)) => error,
@@ -63,15 +74,18 @@ impl<'a, T, const N: usize, M> End<'a, T, N, M> {
         }
     }
 
-    /// Where it stood who had this role last.
-    pub(super) fn position(
+    /// Where it stood who had this role last; and says so, since that one may have been killed before it did.
+    pub(super) fn take_over(
         &self,
+        side: &Side,
         find: fn(&Queue<T, N, M>) -> Result<u64, Refusal>,
     ) -> Result<u64, QueueError> {
         if self.role.is_none() {
             return Ok(0);
         }
-        find(self.queue).map_err(|refusal| self.error(refusal, QueueError::Damaged))
+        let position = find(self.queue).map_err(|refusal| self.error(refusal, QueueError::Damaged))?;
+        side.position.store(position, Ordering::Relaxed);
+        Ok(position)
     }
 }
 

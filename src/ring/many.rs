@@ -18,7 +18,8 @@
 //! |---|---|---|
 //! | sender | lap L - 1, not free, nor being read by a dead one | the queue is full |
 //! | sender | lap L, not free; lap L + 1, free | the tail is to be moved on |
-//! | receiver | lap L, free, or a living one writing; lap L - 1, being read | nothing can be received yet |
+//! | receiver | lap L, free; lap L - 1, being read | the queue is empty |
+//! | receiver | lap L, a living one writing | nothing can be received yet, though there may be elements behind |
 //! | receiver | lap L, being read; lap L + 1, not being read | the head is to be moved on |
 //! | either | anything else, and the counter has not moved | damage |
 //!
@@ -29,11 +30,18 @@
 //! A living sender that stops in the middle keeps all that come after its element waiting, since elements are received in order. A
 //! process that is stopped before one of these compare-and-swaps, while the queue goes through 2^31 laps, could take a cell out of turn.
 
-use super::cell::{CellState, CellWord, Cells, Refusal, Run, State, When, at, len};
+use super::cell::{CellState, CellWord, Cells, Lap, Refusal, Run, State, When, at, len};
 use crate::lock::{Holder, Roll};
 
-/// How often others may be quicker, or a counter be moved on, before that is taken for damage.
-const ATTEMPTS: u32 = 1 << 16;
+/// How often others may be quicker before that is taken for damage: somebody who writes what nobody may.
+const QUICKER: u64 = 1 << 16;
+
+/// How many steps one may need before that is taken for damage. A counter may have to be moved on past all cells, of those that the
+/// dead have left, or one who was stopped before it moved it itself; and each of them be freed first.
+#[inline]
+fn attempts<C: Cells>(cells: &C) -> u64 {
+    len(cells).saturating_mul(4).saturating_add(QUICKER)
+}
 
 /// Takes cells to write to, one at least and `most` at most. If `roll` is not asked, the dead count as alive.
 #[inline]
@@ -43,7 +51,8 @@ pub(super) fn claim_to_write<C: Cells>(
     most: u64,
     roll: Option<&dyn Roll>,
 ) -> Result<Run, Refusal> {
-    for _ in 0..ATTEMPTS {
+    let mut gone = None;
+    for _ in 0..attempts(cells) {
         let start = cells.tail().load();
         let (word, lap) = at(cells, start)?;
         let now = CellState::from_bits(word.load());
@@ -59,10 +68,12 @@ pub(super) fn claim_to_write<C: Cells>(
                 return Err(Refusal::NotReady);
             }
             Some((When::Last, State::Reading(holder))) => {
-                if !roll.is_some_and(|roll| roll.is_gone(holder)) {
+                if !is_gone(holder, roll, &mut gone) {
                     return Err(Refusal::NotReady);
                 }
-                let _: bool = word.replace(now.bits(), CellState::new(lap, State::Free).bits());
+                // With those behind it that are as many as are wanted, so that the next call need not ask again.
+                let from = |lap: Lap| CellState::new(lap.last(), State::Reading(holder));
+                replace_run(cells, start, most, from, |lap| CellState::new(lap, State::Free))?;
             }
             _ => check_moved(cells.tail(), start, word, now)?,
         }
@@ -79,7 +90,8 @@ pub(super) fn claim_to_read<C: Cells>(
     roll: Option<&dyn Roll>,
     given_back: &mut u32,
 ) -> Result<Run, Refusal> {
-    for _ in 0..ATTEMPTS {
+    let mut gone = None;
+    for _ in 0..attempts(cells) {
         let start = cells.head().load();
         let (word, lap) = at(cells, start)?;
         let now = CellState::from_bits(word.load());
@@ -96,11 +108,11 @@ pub(super) fn claim_to_read<C: Cells>(
             }
             Some((When::Now, state @ (State::Writing(_) | State::Skipped))) => {
                 let is_over = match state {
-                    State::Writing(holder) => roll.is_some_and(|roll| roll.is_gone(holder)),
+                    State::Writing(holder) => is_gone(holder, roll, &mut gone),
                     _ => true,
                 };
                 if !is_over {
-                    return Err(Refusal::NotReady);
+                    return Err(Refusal::Unfinished);
                 }
                 if word.replace(now.bits(), CellState::new(lap.next(), State::Free).bits()) {
                     *given_back = given_back.saturating_add(1);
@@ -158,15 +170,41 @@ fn claim_run<C: Cells>(
     from: State,
     to: State,
 ) -> Result<Option<Run>, Refusal> {
-    let mut run = Run { start, len: 0 };
-    while run.len < most.min(len(cells)) {
-        let (word, lap) = at(cells, start.wrapping_add(run.len))?;
-        if !word.replace(CellState::new(lap, from).bits(), CellState::new(lap, to).bits()) {
+    let len =
+        replace_run(cells, start, most, |lap| CellState::new(lap, from), |lap| CellState::new(lap, to))?;
+    Ok((len != 0).then_some(Run { start, len }))
+}
+
+/// Replaces the words from `start` on that are as `from` says, as far as nobody else is quicker; gives how many.
+#[inline]
+fn replace_run<C: Cells>(
+    cells: &C,
+    start: u64,
+    most: u64,
+    from: impl Fn(Lap) -> CellState,
+    to: impl Fn(Lap) -> CellState,
+) -> Result<u64, Refusal> {
+    let mut replaced = 0_u64;
+    while replaced < most.min(len(cells)) {
+        let (word, lap) = at(cells, start.wrapping_add(replaced))?;
+        if !word.replace(from(lap).bits(), to(lap).bits()) {
             break;
         }
-        run.len = run.len.wrapping_add(1);
+        replaced = replaced.wrapping_add(1);
     }
-    Ok((run.len != 0).then_some(run))
+    Ok(replaced)
+}
+
+/// Whether a holder is dead. Who was found so last, `gone`, is not asked for again.
+fn is_gone(holder: Holder, roll: Option<&dyn Roll>, gone: &mut Option<Holder>) -> bool {
+    if *gone == Some(holder) {
+        return true;
+    }
+    let is_gone = roll.is_some_and(|roll| roll.is_gone(holder));
+    if is_gone {
+        *gone = Some(holder);
+    }
+    is_gone
 }
 
 /// Moves a counter, unless somebody has done so.
@@ -180,3 +218,7 @@ fn move_on<W: CellWord>(counter: &W, from: u64, by: u64) {
 fn check_moved<W: CellWord>(counter: &W, position: u64, word: &W, was: CellState) -> Result<(), Refusal> {
     if counter.load() == position && word.load() == was.bits() { Err(Refusal::Damaged) } else { Ok(()) }
 }
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
+mod tests;

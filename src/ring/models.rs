@@ -12,6 +12,7 @@
 //! | [`crowd`] | the same with two senders, or two receivers: each element is received once |
 //! | [`dead_sender`] | a sender dies before any of its steps: what it had not committed was never sent; all others go on |
 //! | [`dead_receiver`] | a receiver dies before any of its steps: one element is lost with it at most; all others go on |
+//! | `closing` | (`models/closing.rs`) a queue is closed while others send, of whom one may die: nothing is left behind, and all are told |
 //! | [`successor`] | of a single sender, or receiver, that dies: the next one goes on where it stood |
 //!
 //! | mistake | found by |
@@ -27,8 +28,11 @@
 //! | a sleeper looks without a fence | [`passes`]: a deadlock |
 //! | committed without Release | [`passes`]: two at one element |
 //! | released before it was read | [`passes`]: two at one element |
+//! | closed is closed, also where somebody is in the middle | `closing`: an element is left behind |
+//! | of a closed queue's last element one is told | `closing`: a deadlock |
 //! | a receiver starts where the last one began | [`successor`]: damage |
 
+mod closing;
 mod world;
 
 use super::single;

@@ -4,7 +4,7 @@
 //! Holds elements in places that the words of their cells tell the state of; an element is destroyed with its queue if its cell is full.
 #![allow(unsafe_code)]
 
-use super::cell::{CellState, Cells, State};
+use super::cell::{CellState, Cells, LAP_BITS, State};
 use super::end::End;
 use super::receiver::Receiver;
 use super::sender::Sender;
@@ -103,7 +103,9 @@ pub type Mpmc<T, const N: usize> = Queue<T, N, Many>;
 /// A bounded queue in shared memory: an [`Spsc`] or an [`Mpmc`].
 ///
 /// `N` is a power of two. Zeros are an empty queue, so that a large one need not be built on the stack and moved: see
-/// [`Arena::find_or_alloc_zeroed`](crate::Arena::find_or_alloc_zeroed). It has 384 bytes, and for each element its size and eight bytes more.
+/// [`Arena::find_or_alloc_zeroed`](crate::Arena::find_or_alloc_zeroed). It has 384 bytes, and for each element
+/// eight bytes and its size, rounded up to a multiple of eight; where it is aligned to more than eight bytes, to so many, and that
+/// many bytes stand for the eight. The whole is rounded up to a multiple of 128.
 ///
 /// To send and to receive, take a [`sender`](Self::sender) and a [`receiver`](Self::receiver), and keep them.
 ///
@@ -228,8 +230,11 @@ impl<T, const N: usize, M> Queue<T, N, M> {
     #[must_use]
     pub fn len(&self) -> usize {
         let position = |side: &Side| side.position.load(Ordering::Relaxed);
+        let len = position(&self.sending).wrapping_sub(position(&self.receiving));
+        // One end may count on beyond the laps that the cells tell, from which the other one took its position.
+        let unused = u64::BITS.wrapping_sub(LAP_BITS.wrapping_add(Self::CAPACITY.trailing_zeros()));
         // Either may be behind, and anything if it is damaged.
-        let len = position(&self.sending).wrapping_sub(position(&self.receiving)) as i64;
+        let len = (len.wrapping_shl(unused) as i64).wrapping_shr(unused);
         usize::try_from(len).map_or(0, |len| len.min(N))
     }
 
@@ -247,7 +252,7 @@ impl<T, const N: usize, M> Queue<T, N, M> {
 
     /// Closes the queue for good: nothing more can be sent, and receivers get what is left, and then [`QueueError::Closed`].
     ///
-    /// An element that is being sent meanwhile may still come.
+    /// An element that is being sent meanwhile may still come; receivers wait for it.
     ///
     /// # Examples
     /// ```
@@ -386,6 +391,12 @@ mod tests {
         for (index, tag) in tags.iter().enumerate() {
             assert!(tags.iter().skip(index + 1).all(|other| other != tag));
         }
+    }
+
+    #[test]
+    fn a_queue_is_as_large_as_it_says() {
         assert_eq!(size_of::<Mpmc<u64, 4>>(), 384 + 64_usize.next_multiple_of(128));
+        assert_eq!(size_of::<Spsc<[u8; 3], 64>>(), 384 + 64 * (8 + 8));
+        assert_eq!(size_of::<Mpmc<[u128; 3], 16>>(), 384 + 16 * (16 + 48));
     }
 }

@@ -48,7 +48,7 @@ pub struct Receiver<'a, T, const N: usize, M> {
 
 impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     pub(super) fn new(end: End<'a, T, N, M>) -> Result<Self, QueueError> {
-        let position = end.position(single::find_head)?;
+        let position = end.take_over(&end.queue.receiving, single::find_head)?;
         Ok(Self { end, position })
     }
 
@@ -61,7 +61,8 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// Receives an element, and waits asleep as long as there is none: for ever, if nobody sends one.
     ///
     /// # Errors
-    /// - [`QueueError::Closed`]: nothing is left, and nothing more comes.
+    /// - [`QueueError::Closed`]: nothing is left, and nothing more comes. While somebody is still sending what it had begun to
+    ///   before, this waits for that.
     /// - [`QueueError::NotAttached`]: this is a child after `fork`, and what it inherited.
     /// - [`QueueError::Severed`], [`QueueError::Damaged`].
     ///
@@ -79,7 +80,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     #[inline]
     pub fn pop_for(&mut self, timeout: Duration) -> Result<T, QueueError> {
         let claim = match self.claim(1, false) {
-            Err(Refusal::NotReady) => self.claim_asleep(timeout),
+            Err(refusal) if refusal.may_pass() => self.claim_asleep(timeout),
             claim => claim,
         };
         self.receive(claim)
@@ -101,7 +102,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// What a dead sender has left unfinished is passed over; whether it is dead takes some system calls to say.
     ///
     /// # Errors
-    /// As [`pop`](Self::pop), and [`QueueError::Empty`].
+    /// As [`pop`](Self::pop), and [`QueueError::Empty`]; also of a closed queue, while somebody is still sending.
     #[inline]
     pub fn try_pop(&mut self) -> Result<T, QueueError> {
         let claim = self.claim(1, true);
@@ -147,7 +148,8 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// Receives the elements that there are, one after the other, `most` at most, without waiting. It costs less than to receive
     /// them one by one. Where one is not there yet, or was given up, it ends, though there may be more behind.
     ///
-    /// Of an `Mpmc` they are this receiver's as soon as this returns: killed, it loses all that it has not given yet.
+    /// Of an `Mpmc` they are this receiver's as soon as this returns: killed, it loses all that it has not given yet. If memory of
+    /// the segment goes away meanwhile it ends, and the next call is told.
     ///
     /// # Errors
     /// As [`try_pop`](Self::try_pop), if there is none.
@@ -177,16 +179,8 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// Takes elements.
     #[inline]
     fn claim(&mut self, most: u64, looks_around: bool) -> Result<Run, Refusal> {
-        match self.claim_once(most, looks_around) {
-            Err(Refusal::NotReady) if self.end.queue.is_closed() => {
-                // What was sent before it was closed is there now.
-                match self.claim_once(most, looks_around) {
-                    Err(Refusal::NotReady) => Err(Refusal::Other(QueueError::Closed)),
-                    claim => claim,
-                }
-            }
-            claim => claim,
-        }
+        let queue = self.end.queue;
+        wait::unless_closed(|| queue.is_closed(), || self.claim_once(most, looks_around))
     }
 
     #[inline]
@@ -205,26 +199,28 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
             }
             claim?
         };
-        // Zeros may have taken the place of the element since.
-        self.end.attached().map(|_| run)
+        // Zeros may have taken the place of the cells since.
+        self.end.check_attached().map(|()| run)
     }
 
     #[inline]
     fn receive(&mut self, claim: Result<Run, Refusal>) -> Result<T, QueueError> {
         let run = claim.map_err(|refusal| self.error(refusal))?;
-        // `None` never happens.
-        self.take(run.start, true).ok_or(QueueError::Damaged)
+        self.take(run.start, true)
     }
 
     /// Moves an element out that has been taken, and gives its place back; the last one of several wakes those who wait for that.
     #[inline]
-    fn take(&mut self, position: u64, is_last: bool) -> Option<T> {
-        let element = self.end.queue.element(position)?;
+    fn take(&mut self, position: u64, is_last: bool) -> Result<T, QueueError> {
+        // `None` never happens.
+        let element = self.end.queue.element(position).ok_or(QueueError::Damaged)?;
         // SAFETY: by invariant 1 of the cell, which this end has taken to read from it; the queue lies in an attachment that stays.
         let value = unsafe { element.read() };
+        // Zeros may have taken its place.
+        self.end.check_attached().map_err(|refusal| self.error(refusal))?;
         self.release(position, is_last, 1);
         // SAFETY: as above; it is not looked at again there, since the cell is free.
-        Some(unsafe { value.assume_init() })
+        Ok(unsafe { value.assume_init() })
     }
 
     #[inline]
@@ -236,7 +232,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
             queue.receiving.position.store(self.position, Ordering::Relaxed);
         }
         if is_last {
-            wait::tell(&queue.signals.not_full, len);
+            wait::tell(&queue.signals.not_full, len, || false);
         }
     }
 }
@@ -262,14 +258,15 @@ impl<T: Shareable, const N: usize, M: Mode> Received<'_, '_, T, N, M> {
     /// Moves the element out.
     ///
     /// # Errors
-    /// [`QueueError::NotAttached`]: this is a child after `fork`, and the element is its parent's.
+    /// - [`QueueError::NotAttached`]: this is a child after `fork`, and the element is its parent's.
+    /// - [`QueueError::Severed`]: it has gone away.
     pub fn take(self) -> Result<T, QueueError> {
         let mut this = ManuallyDrop::new(self);
         if !this.receiver.end.is_here() {
             return Err(QueueError::NotAttached);
         }
         let position = this.position;
-        this.receiver.take(position, true).ok_or(QueueError::NotAttached)
+        this.receiver.take(position, true)
     }
 
     /// Gives the place back, as dropping does.
@@ -314,6 +311,9 @@ impl<T: Shareable + fmt::Debug, const N: usize, M: Mode> fmt::Debug for Received
 /// Elements that have been received together, given one by one.
 ///
 /// Dropped, it drops those that it has not given.
+///
+/// Each place is free as soon as its element has been given; but a sender that sleeps for one is told only after the last of
+/// them, or goes on after a quarter of a second. So it is not to be kept for long.
 #[must_use = "dropped, it drops the elements"]
 pub struct Drain<'r, 'a, T: Shareable, const N: usize, M: Mode> {
     receiver: &'r mut Receiver<'a, T, N, M>,
@@ -335,6 +335,11 @@ impl<T: Shareable, const N: usize, M: Mode> Iterator for Drain<'_, '_, T, N, M> 
         let element = self.receiver.end.queue.element(position)?;
         // SAFETY: by invariant 2 and invariant 1 of the cell.
         let value = unsafe { element.read() };
+        if self.receiver.end.check_attached().is_err() {
+            // So have the others.
+            self.given = self.run.len;
+            return None;
+        }
         self.receiver.release(position, self.given == self.run.len, self.run.len);
         // SAFETY: as above; it is not looked at again there.
         Some(unsafe { value.assume_init() })
@@ -351,7 +356,17 @@ impl<T: Shareable, const N: usize, M: Mode> ExactSizeIterator for Drain<'_, '_, 
 
 impl<T: Shareable, const N: usize, M: Mode> Drop for Drain<'_, '_, T, N, M> {
     fn drop(&mut self) {
-        self.for_each(drop);
+        /// Goes on with the rest where dropping one of them panics, since a place that is not given back stops the queue.
+        struct Rest<'d, 'r, 'a, T: Shareable, const N: usize, M: Mode>(&'d mut Drain<'r, 'a, T, N, M>);
+
+        impl<T: Shareable, const N: usize, M: Mode> Drop for Rest<'_, '_, '_, T, N, M> {
+            fn drop(&mut self) {
+                self.0.for_each(drop);
+            }
+        }
+
+        let rest = Rest(self);
+        rest.0.for_each(drop);
     }
 }
 

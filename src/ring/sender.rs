@@ -33,7 +33,7 @@ use core::time::Duration;
 /// sender.push(1)?;
 /// sender.push_for(2, Duration::from_secs(1))?;
 /// assert_eq!(sender.push_slice(&[3, 4, 5])?, 3);
-/// sender.reserve()?.write(6);
+/// sender.reserve()?.write(6)?;
 /// assert_eq!(queue.receiver()?.drain(100)?.collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
 /// # Ok(())
 /// # }
@@ -47,7 +47,7 @@ pub struct Sender<'a, T, const N: usize, M> {
 
 impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     pub(super) fn new(end: End<'a, T, N, M>) -> Result<Self, QueueError> {
-        let position = end.position(single::find_tail)?;
+        let position = end.take_over(&end.queue.sending, single::find_tail)?;
         Ok(Self { end, position, free: 0 })
     }
 
@@ -79,7 +79,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     #[inline]
     pub fn push_for(&mut self, value: T, timeout: Duration) -> Result<(), Unsent<T>> {
         let claim = match self.claim(1, false) {
-            Err(Refusal::NotReady) => self.claim_asleep(timeout),
+            Err(refusal) if refusal.may_pass() => self.claim_asleep(timeout),
             claim => claim,
         };
         self.send(value, claim)
@@ -126,9 +126,13 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
                 Err(refusal) => return Err(self.error(refusal)),
             };
             for (value, offset) in rest.iter().zip(0..run.len) {
-                self.write(run.start.wrapping_add(offset), *value);
+                self.write(run.start.wrapping_add(offset), value);
             }
-            self.finish(run, Outcome::Full);
+            match self.end.check_attached() {
+                Ok(()) => self.finish(run, Outcome::Full),
+                Err(_) if rest.len() < values.len() => break,
+                Err(refusal) => return Err(self.error(refusal)),
+            }
             // Never more than there are. It may be fewer, where a place is a dead process's.
             rest = rest.get(run.len as usize..).unwrap_or_default();
         }
@@ -156,7 +160,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     /// let frame = unsafe { slot.uninit().assume_init_mut() };
     /// frame.fill(7);
     /// // SAFETY: written just now.
-    /// unsafe { slot.commit() };
+    /// unsafe { slot.commit() }?;
     /// # assert!(frames.receiver()?.peek()?.iter().all(|byte| *byte == 7));
     /// # Ok(())
     /// # }
@@ -207,22 +211,35 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     #[inline]
     fn send(&mut self, value: T, claim: Result<Run, Refusal>) -> Result<(), Unsent<T>> {
         match claim {
-            Ok(run) => {
-                self.write(run.start, value);
-                self.finish(run, Outcome::Full);
-                Ok(())
-            }
+            Ok(run) => self.send_at(run, value),
             Err(refusal) => Err(Unsent { value, error: self.error(refusal) }),
         }
     }
 
-    /// Writes an element to a place that has been taken.
+    /// Writes an element to a place that has been taken, and sends it.
     #[inline]
-    fn write(&mut self, position: u64, value: T) {
+    fn send_at(&mut self, run: Run, value: T) -> Result<(), Unsent<T>> {
+        // It is the queue's as soon as the cell is full, and the caller's until then.
+        let value = ManuallyDrop::new(value);
+        self.write(run.start, &value);
+        match self.end.check_attached() {
+            Ok(()) => {
+                self.finish(run, Outcome::Full);
+                Ok(())
+            }
+            Err(refusal) => {
+                Err(Unsent { value: ManuallyDrop::into_inner(value), error: self.error(refusal) })
+            }
+        }
+    }
+
+    /// Copies an element to a place that has been taken.
+    #[inline]
+    fn write(&mut self, position: u64, value: &T) {
         if let Some(element) = self.end.queue.element(position) {
-            // SAFETY: by invariant 1 of the cell, which this end has taken to write to it; the queue lies in an attachment that
-            // stays.
-            unsafe { element.write(MaybeUninit::new(value)) };
+            // SAFETY: by invariant 1 of the cell, which this end has taken to write to it, and so not where `value` lies; the queue
+            // lies in an attachment that stays.
+            unsafe { element.cast::<T>().copy_from_nonoverlapping(value, 1) };
         }
     }
 
@@ -243,7 +260,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
             self.free = self.free.wrapping_sub(run.len);
         }
         // What was not sent receivers pass over, who may have waited for it, and free its place.
-        wait::tell(&queue.signals.not_empty, run.len);
+        wait::tell(&queue.signals.not_empty, run.len, || queue.is_closed());
         if M::IS_SINGLE && self.free == 0 {
             // Looked for while the receiver gets this one, the next place need not be waited for. Whatever is wrong with it is told then.
             self.free = single::count_free(queue, self.position, 1).unwrap_or(0);
@@ -271,13 +288,18 @@ pub struct Slot<'s, 'a, T: Shareable, const N: usize, M: Mode> {
 
 impl<T: Shareable, const N: usize, M: Mode> Slot<'_, '_, T, N, M> {
     /// Writes the element, and sends it.
-    pub fn write(self, value: T) {
+    ///
+    /// # Errors
+    /// With the element:
+    /// - [`QueueError::NotAttached`]: this is a child after `fork`, and the place is its parent's.
+    /// - [`QueueError::Severed`]: memory of the segment has gone away.
+    pub fn write(self, value: T) -> Result<(), Unsent<T>> {
         let mut this = ManuallyDrop::new(self);
-        if this.sender.end.is_here() {
-            let run = this.run;
-            this.sender.write(run.start, value);
-            this.sender.finish(run, Outcome::Full);
+        if !this.sender.end.is_here() {
+            return Err(Unsent { value, error: QueueError::NotAttached });
         }
+        let run = this.run;
+        this.sender.send_at(run, value)
     }
 
     /// The place, to be written to.
@@ -290,14 +312,17 @@ impl<T: Shareable, const N: usize, M: Mode> Slot<'_, '_, T, N, M> {
 
     /// Sends the element.
     ///
+    /// # Errors
+    /// As [`write`](Self::write), without the element.
+    ///
     /// # Safety
     /// It has been written, as for [`MaybeUninit::assume_init`].
-    pub unsafe fn commit(self) {
+    pub unsafe fn commit(self) -> Result<(), QueueError> {
         let mut this = ManuallyDrop::new(self);
-        if this.sender.end.is_here() {
-            let run = this.run;
-            this.sender.finish(run, Outcome::Full);
-        }
+        this.sender.end.check_attached().map_err(|refusal| this.sender.error(refusal))?;
+        let run = this.run;
+        this.sender.finish(run, Outcome::Full);
+        Ok(())
     }
 }
 

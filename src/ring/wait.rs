@@ -7,9 +7,12 @@
 //! written: who gets it sleeps again, and is woken once more when that one is there. So who has slept and got something
 //! passes a wake on: there may be more than one thing to be had for the one wake.
 //!
+//! Of a closed queue all are told of each element that still comes: one gets it, and the others may have come to the end.
+//!
 //! Nobody is woken by a death. Each sleep has an end, and then the holder of the cell that is waited for is looked at.
 
 use super::cell::Refusal;
+use crate::error::QueueError;
 use crate::event::RawEvent;
 use crate::sys::clock;
 use crate::word::Word;
@@ -39,7 +42,7 @@ pub(super) fn asleep<W: Word, R>(
         // SYNC: after listening, with `publish`.
         fence();
         match attempt() {
-            Err(Refusal::NotReady) => None,
+            Err(refusal) if refusal.may_pass() => None,
             outcome => Some(outcome),
         }
     });
@@ -50,17 +53,37 @@ pub(super) fn asleep<W: Word, R>(
     outcome.unwrap_or(Err(Refusal::NotReady))
 }
 
-/// Wakes who waits for one of `len` things, that can be had from now on.
+/// Wakes who waits for one of `len` things, that can be had from now on; or all, if `is_for_all` says so.
 #[inline]
-pub(super) fn tell<W: Word>(event: &RawEvent<W>, len: u64) {
+pub(super) fn tell<W: Word>(event: &RawEvent<W>, len: u64, is_for_all: impl FnOnce() -> bool) {
     if event.is_listened_to() {
-        wake(event, len);
+        wake(event, len != 1 || is_for_all());
     }
 }
 
 #[cold]
-fn wake<W: Word>(event: &RawEvent<W>, len: u64) {
-    if len == 1 { event.notify_one() } else { event.notify_all() }
+fn wake<W: Word>(event: &RawEvent<W>, is_for_all: bool) {
+    if is_for_all { event.notify_all() } else { event.notify_one() }
+}
+
+/// Tries to receive from a queue that may be closed: at its end, nothing more comes then.
+///
+/// What somebody is still sending may come, and what was sent behind that is there; only who finds neither has come to the end.
+#[inline]
+pub(super) fn unless_closed<R>(
+    is_closed: impl FnOnce() -> bool,
+    mut attempt: impl FnMut() -> Result<R, Refusal>,
+) -> Result<R, Refusal> {
+    match attempt() {
+        Err(refusal) if refusal.may_pass() && is_closed() => {
+            // What was sent before it was closed is there now.
+            match attempt() {
+                Err(Refusal::NotReady) => Err(Refusal::Other(QueueError::Closed)),
+                outcome => outcome,
+            }
+        }
+        outcome => outcome,
+    }
 }
 
 /// Waits awake until `attempt` gives something, for at most `timeout`.
@@ -74,7 +97,7 @@ pub(super) fn awake<R>(
         let looks_around = tries & TRIES.wrapping_sub(1) == TRIES.wrapping_sub(1);
         tries = tries.wrapping_add(1);
         match attempt(looks_around) {
-            Err(Refusal::NotReady) => {}
+            Err(refusal) if refusal.may_pass() => {}
             outcome => return outcome,
         }
         if looks_around {

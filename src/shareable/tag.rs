@@ -21,8 +21,8 @@
 //! # The alignment
 //! On some 32-bit machines a `u64` is aligned to 4 bytes and not to 8. Whether two programs agree on a definition depends on
 //! where its fields lie, and not on that. So what a tag says is the alignment that a type has where each number is aligned to
-//! its size: of numbers their size, of a definition the most that a field has, or more if it says so itself. It stands
-//! beside the fingerprint, and of fields in it. Objects are aligned to 16 bytes or more in any case.
+//! its size: of numbers, and of enums that are as large as one, their size, of a definition the most that a field has, or more if
+//! it says so itself. It stands beside the fingerprint, and of fields in it. Objects are aligned to 16 bytes or more in any case.
 //!
 //! So `{ u64, u64 }` is the same everywhere; `{ u32, u64 }` is not, since its second field lies at 4 or at 8, and so its
 //! sizes differ.
@@ -165,7 +165,8 @@ impl TypeTag {
         self.aligned_to(tag.align).with(Record::Field, name, &words)
     }
 
-    /// Adds a variant of a field-less enum, which is a number.
+    /// Adds a variant of an enum. One that is as large as a number is aligned as that, as a field-less one is; of others the fields
+    /// say how they are aligned, or the type itself.
     ///
     /// # Examples
     /// ```
@@ -177,7 +178,11 @@ impl TypeTag {
     /// ```
     #[must_use]
     pub const fn with_variant(self, name: &str, discriminant: i128) -> Self {
-        self.aligned_to(self.size as u32).with(
+        let align = match self.size {
+            size @ (1 | 2 | 4 | 8 | 16) => size as u32,
+            _ => 1,
+        };
+        self.aligned_to(align).with(
             Record::Variant,
             name,
             &[discriminant as u64, (discriminant >> 64) as u64],
@@ -436,6 +441,20 @@ mod tests {
                 assert_ne!(other.fingerprint, another.fingerprint, "{index} and {later}");
             }
         }
+    }
+
+    #[test]
+    fn an_enum_is_aligned_as_a_number_only_if_it_can_be_one() {
+        const fn align_of_enum<T>() -> u32 {
+            TypeTag::new::<T>("T", 0).with_variant("A", 0).align()
+        }
+        assert_eq!(align_of_enum::<u8>(), 1);
+        assert_eq!(align_of_enum::<u64>(), 8);
+        assert_eq!(align_of_enum::<u128>(), 16);
+        assert_eq!(align_of_enum::<[u8; 3]>(), 1);
+        assert_eq!(align_of_enum::<[u32; 3]>(), 4);
+        assert_eq!(align_of_enum::<[u8; 4096]>(), 1);
+        assert_eq!(align_of_enum::<()>(), 1);
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn add_scenes_of<A: Allocator, M: Mode>(scenes: &mut Vec<Scene<A>>, past: Past) 
     add("reserve and write", |victim| {
         let queue = queue::<A, M>(&victim.attach());
         let mut sender = queue.sender().unwrap();
-        victim.does(|| sender.reserve().unwrap().write(3));
+        victim.does(|| sender.reserve().unwrap().write(3).unwrap());
     });
     add("reserve and give up", |victim| {
         let queue = queue::<A, M>(&victim.attach());

@@ -5,6 +5,7 @@
 
 use super::super::cell::{CellState, CellWord, Cells, Outcome, Refusal, State, at, settle};
 use super::super::{many, single, wait};
+use crate::error::QueueError;
 use crate::event::RawEvent;
 use crate::lock::{Holder, Roll};
 use crate::membership::Slot;
@@ -39,6 +40,8 @@ pub(super) enum Mistake {
     CommitWithoutRelease,
     ReleaseBeforeRead,
     FromTheBeginning,
+    ClosedInTheMiddle,
+    ClosedIsForOne,
 }
 
 /// What all the processes share.
@@ -51,6 +54,7 @@ pub(super) struct World {
     elements: Vec<LoomCell<u64>>,
     ends: [Rc<AtomicU64>; 2],
     events: [Rc<AtomicU32>; 2],
+    is_closed: AtomicU32,
     roll: Dead,
     pub(super) received: RefCell<Vec<u64>>,
 }
@@ -179,6 +183,7 @@ impl World {
             elements: (0..cells).map(|_| LoomCell::new(0)).collect(),
             ends: from_fn(|_| Rc::new(AtomicU64::new(0))),
             events: from_fn(|_| Rc::new(AtomicU32::new(0))),
+            is_closed: AtomicU32::new(0),
             roll: Dead { mistake, is_dead: from_fn(|_| AtomicBool::new(false)) },
             received: RefCell::new(Vec::new()),
         })
@@ -279,6 +284,25 @@ impl Process {
         claim.map(|run| run.start)
     }
 
+    fn is_closed(&self) -> bool {
+        self.life.step();
+        self.world.is_closed.load(Ordering::Acquire) != 0
+    }
+
+    /// As [`Queue::close`](crate::ring::Queue::close). Loom has no `SeqCst` but in fences.
+    pub(super) fn close(&self) {
+        self.life.step();
+        self.world.is_closed.store(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        self.not_empty.notify_all();
+        self.not_full.notify_all();
+    }
+
+    fn tell_receivers(&self) {
+        let is_for_one = self.world.mistake == Mistake::ClosedIsForOne;
+        wait::tell(&self.not_empty, 1, || !is_for_one && self.is_closed());
+    }
+
     /// As a `Sender`.
     fn send_at(&self, position: u64, element: u64) {
         let place = &self.world.elements[position as usize % self.words.len()];
@@ -286,12 +310,12 @@ impl Process {
         self.life.step();
         let is_early = self.world.mistake == Mistake::TellBeforeCommit;
         if is_early {
-            wait::tell(&self.not_empty, 1);
+            self.tell_receivers();
         }
         settle(self, position, Outcome::Full, true);
         self.position.set(position + 1);
         if !is_early {
-            wait::tell(&self.not_empty, 1);
+            self.tell_receivers();
         }
     }
 
@@ -308,7 +332,7 @@ impl Process {
         let claim = || self.claim_to_write(true);
         let claim = wait::asleep(&self.not_full, self.fence(), PATIENCE, claim, is_more);
         settle(self, claim.unwrap(), Outcome::Skipped, true);
-        wait::tell(&self.not_empty, 1);
+        self.tell_receivers();
     }
 
     pub(super) fn try_send(&self, element: u64) -> bool {
@@ -337,22 +361,35 @@ impl Process {
             settle(self, position, Outcome::Free, true);
         }
         self.position.set(position + 1);
-        wait::tell(&self.not_full, 1);
+        wait::tell(&self.not_full, 1, || false);
         element
     }
 
     pub(super) fn receive(&self) -> u64 {
+        self.receive_unless_closed().expect("it is closed")
+    }
+
+    /// `None`: nothing more comes.
+    pub(super) fn receive_unless_closed(&self) -> Option<u64> {
         let is_more = || !self.world.is_single && many::is_element(self);
-        let claim = || self.claim_to_read(true);
-        let claim = wait::asleep(&self.not_empty, self.fence(), PATIENCE, claim, is_more);
-        self.receive_at(claim.unwrap())
+        let claim = || match self.claim_to_read(true) {
+            Err(Refusal::Unfinished) if self.world.mistake == Mistake::ClosedInTheMiddle => {
+                Err(Refusal::NotReady)
+            }
+            claim => claim,
+        };
+        let claim = || wait::unless_closed(|| self.is_closed(), claim);
+        match wait::asleep(&self.not_empty, self.fence(), PATIENCE, claim, is_more) {
+            Err(Refusal::Other(QueueError::Closed)) => None,
+            claim => Some(self.receive_at(claim.unwrap())),
+        }
     }
 
     pub(super) fn try_receive(&self) -> Option<u64> {
         match self.claim_to_read(true) {
             Ok(position) => Some(self.receive_at(position)),
             Err(refusal) => {
-                assert_eq!(refusal, Refusal::NotReady);
+                assert!(refusal.may_pass(), "{refusal:?}");
                 None
             }
         }
