@@ -358,7 +358,7 @@ fn what_is_written_by_one_who_is_severed_is_not_taken_for_whole() {
                 let mut slot = sender.reserve().unwrap();
                 slot.uninit().write([8; LEN]);
                 lose(&lost, (&raw const *queue).cast());
-                slot.write([8; LEN]);
+                assert_eq!(slot.write([8; LEN]).unwrap_err().error, QueueError::Severed);
             }
         }
         drop(lost);

@@ -59,7 +59,12 @@ pub fn compare(report: &mut Report) {
     // SAFETY: atomics, of which zeros are a value.
     let bare = unsafe { Shared::<[Aligned<AtomicU32>; 4]>::zeros() };
     let quarter = Some(Timespec { tv_sec: 0, tv_nsec: 250_000_000 });
-    let words = |out: usize, back: usize, timeout| Words { out: &bare[out].0, back: &bare[back].0, received: 0, timeout };
+    let words = |out: usize, back: usize, timeout| Words {
+        out: &bare[out].0,
+        back: &bare[back].0,
+        received: 0,
+        timeout,
+    };
     let mut bare_child = queues::spawn(|line| echo(line, &mut words(1, 0, None)));
     let mut bare_words = words(0, 1, None);
     let mut timed_child = queues::spawn(|line| echo(line, &mut words(3, 2, quarter)));
@@ -84,7 +89,9 @@ pub fn compare(report: &mut Report) {
     report.compare(
         Comparison::new(title)
             .with_measured("a futex", || ping(&mut bare_child, &mut bare_words, next_bare))
-            .with_measured("a futex, with a time-out", || ping(&mut timed_child, &mut timed_words, next_timed))
+            .with_measured("a futex, with a time-out", || {
+                ping(&mut timed_child, &mut timed_words, next_timed)
+            })
             .with_measured("Spsc", || ping(&mut single_child, &mut single, next_single))
             .with_measured("Mpmc", || ping(&mut many_child, &mut many, next_many))
             .goal("Spsc", 1.1, &["a futex"])

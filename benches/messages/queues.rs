@@ -32,9 +32,8 @@ pub fn segment() -> (ShmemConf, OwnedFd) {
 /// The queues there and back.
 pub fn find<M: Named>(fd: &OwnedFd) -> (Arena<Tlsf>, [ShmemArc<Numbers<M>>; 2]) {
     let arena: Arena<Tlsf> = Builder::memfd().attach(fd).unwrap().arena().unwrap();
-    let queues = ["there", "back"].map(|name| {
-        arena.find_or_alloc_zeroed(&format!("{} {name}", M::LABEL)).unwrap()
-    });
+    let queues =
+        ["there", "back"].map(|name| arena.find_or_alloc_zeroed(&format!("{} {name}", M::LABEL)).unwrap());
     (arena, queues)
 }
 

@@ -108,7 +108,7 @@ impl Several {
                     pause(random);
                     // Some are given up.
                     if random.below(4) != 0 {
-                        slot.write(pair);
+                        slot.write(pair).unwrap();
                     }
                 })),
             }
