@@ -152,7 +152,7 @@ fn names_take_no_more_memory_than_the_segment_has() {
     let words = Words::of(&name);
     let places = 1 << words.get(table);
     let hash = words.get(entry + HEADER_LEN as u64 + 24);
-    let place = entry / 16 | hash << 41;
+    let place = (entry / 16) | (hash << 41);
     let home = hash >> (64 - words.get(table));
     let at = |index: u64| table + 8 + index % places * 8;
     assert!((0..places).any(|index| words.get(at(index)) == place));
