@@ -144,14 +144,14 @@ fn a_thread_that_has_all_places_would_wait_for_itself() {
     let name = TestName::new("all");
     let [place, twice, thrice] = [(); 3].map(|()| Place::<2>::open(&name));
     let (_reading, reading_twice) = (place.lock.read().unwrap(), twice.lock.read().unwrap());
-    for timeout in [NOW, SHORT, Duration::MAX] {
+    for timeout in [NOW, SHORT, PATIENCE] {
         thrice.read_fails(timeout, LockFailure::Deadlock);
     }
     thread::scope(|scope| {
         // Another one has the gate, and waits for a place.
         scope.spawn(|| drop(place.lock.read_for(PATIENCE).unwrap()));
         until(|| place.gate().load(SeqCst) != 0);
-        thrice.read_fails(Duration::MAX, LockFailure::Deadlock);
+        thrice.read_fails(PATIENCE, LockFailure::Deadlock);
         drop(reading_twice);
         drop(thrice.lock.read_for(PATIENCE).unwrap());
     });
@@ -166,7 +166,7 @@ fn whoever_waits_to_write_is_not_waited_for() {
     thread::scope(|scope| {
         scope.spawn(|| drop(place.lock.write_for(PATIENCE).unwrap()));
         until(|| place.waiting().load(SeqCst) != 0);
-        for timeout in [NOW, SHORT, Duration::MAX] {
+        for timeout in [NOW, SHORT, PATIENCE] {
             twice.read_fails(timeout, LockFailure::Deadlock);
         }
         // Before it has said that, it may still be one who lets itself in.
@@ -179,7 +179,7 @@ fn whoever_waits_to_write_is_not_waited_for() {
             until(|| is_wanted(gate));
             waiting.store(said, SeqCst);
         });
-        twice.read_fails(Duration::MAX, LockFailure::Deadlock);
+        twice.read_fails(PATIENCE, LockFailure::Deadlock);
         drop(reading);
     });
     // It is taken back.
