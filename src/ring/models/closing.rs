@@ -3,9 +3,8 @@
 //! Whoever is told that nothing more comes has got all that was sent before, whoever stands in the way; and everybody is told.
 
 use super::world::{Mistake, Process, World};
-use super::{THREE_SHALLOW, TWO_SHALLOW, assert_received, join};
-use crate::word::machine::{Depth, Fate, check, check_each_death, finds, tell};
-use crate::word::machine::{THREE, TWO};
+use super::{TWO_SHALLOW, assert_received, join};
+use crate::word::machine::{Depth, Fate, THREE, TWO, check, check_each_death, finds};
 
 fn receive_to_the_end(process: &Process) {
     while let Some(element) = process.receive_unless_closed() {
@@ -51,12 +50,12 @@ fn crowd_at_the_end(depth: Depth, mistake: Mistake) -> u64 {
 
 #[test]
 fn nothing_is_left_behind() {
-    closing(TWO_SHALLOW, Mistake::None);
+    closing(TWO, Mistake::None);
 }
 
 #[test]
 fn all_come_to_the_end() {
-    crowd_at_the_end(THREE_SHALLOW, Mistake::None);
+    crowd_at_the_end(THREE, Mistake::None);
 }
 
 #[test]
@@ -67,11 +66,4 @@ fn planted_closed_in_the_middle() {
 #[test]
 fn planted_closed_is_for_one() {
     finds("deadlock", || crowd_at_the_end(THREE, Mistake::ClosedIsForOne));
-}
-
-#[test]
-#[ignore = "takes minutes"]
-fn long_closing_with_more_preemptions() {
-    tell("closing", closing(TWO, Mistake::None));
-    tell("closing among three", crowd_at_the_end(THREE, Mistake::None));
 }
