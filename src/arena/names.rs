@@ -142,8 +142,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// Takes a name away without knowing of which type its object is: for tools that clean up.
     ///
     /// The object stays as long as somebody holds it. Only who knows the type can destroy it: if nobody else holds it, its
-    /// memory is given back without its destructor, as if its last user had been killed. So it is, too, if the last user
-    /// drops it while this call is under way, for the call holds it as long.
+    /// memory is given back without its destructor, as if its last user had been killed.
     ///
     /// # Errors
     /// As [`unpublish`](Self::unpublish), without `Mismatch`.
@@ -167,13 +166,7 @@ impl<A: RegionAllocator> Arena<A> {
     /// ```
     pub fn unpublish_any(&self, name: &str) -> Result<(), DirectoryError> {
         let key = self.key(name)?;
-        // As in `unpublish`. The last one frees the object, whatever it was.
-        let (object, result) = self.enter(|place, entered| {
-            let found = entered.find(&key)?.ok_or(DirectoryError::NotFound)?;
-            Ok((self.hold_any(place, &found)?, entered.unpublish(&found)))
-        })?;
-        drop(object);
-        result
+        self.enter(|_, entered| entered.unpublish_any(&entered.find(&key)?.ok_or(DirectoryError::NotFound)?))
     }
 
     /// Finds the object that was [published](Self::publish) under a name.
@@ -386,22 +379,6 @@ impl<A: RegionAllocator> Arena<A> {
         let value = unsafe { T::pointer(start, len) };
         // SAFETY: as above, by this attachment, and `hold` has said whether it is the first.
         Ok(unsafe { ShmemArc::from_held(value, &self.conf.0, is_first) })
-    }
-
-    /// A reference to the object of a name, whatever it is, as one to a value without bytes. The caller holds the
-    /// directory's lock.
-    fn hold_any(
-        &self,
-        (attached, heap): (&Attached, &Heap<'_>),
-        found: &Found,
-    ) -> Result<ShmemArc<()>, DirectoryError> {
-        let damaged = HeapError::Damaged { at: found.object };
-        let block = heap.block(found.object)?;
-        let len = block.extent.object_len().ok_or(damaged)?;
-        let start = attached.region.object(block.payload(), len, align_of::<()>())?;
-        let is_first = shared::hold(attached, heap, found.object)?.map_err(|_| damaged)?;
-        // SAFETY: held just now, by this attachment; `hold` has said whether it is the first. Anywhere is a `()`.
-        Ok(unsafe { ShmemArc::from_held(start.cast(), &self.conf.0, is_first) })
     }
 }
 

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | intents: the object, the entry | finds both in place |
 //! | **place** | takes DIR back, and frees the object if nobody holds it; frees the entry |
-//! | object − DIR, + the caller | frees the entry; a sweep gives back what the dead held |
+//! | object − DIR, + the caller, if that holds it | frees the entry; a sweep gives back what the dead held |
 //! | entry exclusive | a sweep frees it |
 //! | intents cleared, entry freed | |
 //!
@@ -260,6 +260,21 @@ impl<A: RegionAllocator> Entered<'_, A> {
 
     /// Takes the name from its object, which the caller holds, and has counted.
     pub(crate) fn unpublish(&self, found: &Found) -> Result<(), DirectoryError> {
+        self.remove(found)?;
+        self.change(found.object, Event::Unpublish(self.directory.heap.own_slot()?))?;
+        Ok(self.discard(found.entry)?)
+    }
+
+    /// Takes the name from its object, and leaves that to those who hold it; if nobody does, it is freed without its
+    /// destructor. The caller does not hold it meanwhile, for it could not destroy what it would then hold last.
+    pub(crate) fn unpublish_any(&self, found: &Found) -> Result<(), DirectoryError> {
+        self.remove(found)?;
+        self.forget(found.object)?;
+        Ok(self.discard(found.entry)?)
+    }
+
+    /// Makes the place of the name one where a name was.
+    fn remove(&self, found: &Found) -> Result<(), DirectoryError> {
         let Directory { heap, words, .. } = &self.directory;
         if self.check_object(found.object)?.is_pinned() {
             return Err(DirectoryError::Pinned);
@@ -274,8 +289,6 @@ impl<A: RegionAllocator> Entered<'_, A> {
         if removed == EMPTY {
             words.occupied.fetch_sub(1, Ordering::Relaxed);
         }
-        self.change(found.object, Event::Unpublish(heap.own_slot()?))?;
-        self.discard(found.entry)?;
         Ok(())
     }
 
@@ -483,7 +496,7 @@ impl<A: RegionAllocator> Entered<'_, A> {
         if self.change(object, Event::Forget)?.is_some() {
             return Ok(());
         }
-        // Nobody holds it, and nobody can find it: it becomes ours, to be freed. The destructor died with the dead.
+        // Nobody holds it, and nobody can find it: it becomes ours, to be freed. Nobody is left who knows its destructor.
         let own = BlockState::exclusive(heap.own_slot()?);
         commit(heap.word(object)?, own.bits());
         exports.clear(object);

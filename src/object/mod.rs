@@ -48,7 +48,7 @@
 //! | `Intern`, `Extern` | exclusive(me); internal | internal; exclusive(me) |
 //! | `Sweep` (d died) | exclusive(d), condemned(d), shared{d} without DIR | to be freed |
 //! | | shared{.., d} | − d |
-//! | `Forget` (a name that is no name) | shared with DIR | − DIR; to be freed if nobody holds it |
+//! | `Forget` (a name that is none any more) | shared with DIR | − DIR; to be freed if nobody holds it |
 //!
 //! A serial is drawn from a counter in the header and never again: a stale handle matches no later state.
 
