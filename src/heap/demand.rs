@@ -13,7 +13,8 @@ pub(crate) type PassRequest<'p> = dyn FnMut(&Request, u64) + 'p;
 ///
 /// # Examples
 /// ```
-/// use shmem_bind::{Bump, Demand, PlainHeap, RegionAllocator};
+/// use shmem_bind::allocator::{Demand, PlainHeap};
+/// use shmem_bind::{Bump, RegionAllocator};
 ///
 /// let plain = PlainHeap::new(0);
 /// let len = Bump::required_len(&Demand::new(&|pass| {
