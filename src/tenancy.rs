@@ -116,7 +116,7 @@ impl Tenancy {
     }
 
     /// Whether `incarnation` shows that the process that has the PID now is this one.
-    #[cfg(feature = "alloc")]
+    #[cfg(any(feature = "alloc", test))]
     fn is_same(self, incarnation: Option<u64>) -> bool {
         self.incarnation() != 0
             && incarnation.is_some_and(|number| number & mask(INCARNATION_BITS) == self.incarnation())
@@ -141,7 +141,7 @@ impl Tenancy {
     }
 
     /// Whether this tenant, looked at by the process `own`, is certainly alive.
-    #[cfg(feature = "alloc")]
+    #[cfg(any(feature = "alloc", test))]
     pub(crate) fn is_certainly_alive(self, own: Self) -> bool {
         if self == own || !self.is_near(own) {
             return self == own && self != Self::FREE;

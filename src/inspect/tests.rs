@@ -6,8 +6,6 @@ use crate::boxed::ShmemBox;
 use crate::builder::Builder;
 use crate::open::ReservePolicy;
 use std::format;
-use std::fs::File as StdFile;
-use std::os::unix::fs::FileExt;
 use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
@@ -25,7 +23,7 @@ fn image<A: RegionAllocator, T>(fill: impl FnOnce(&Arena<A>) -> T) -> Vec<u8> {
     let arena = segment.arena::<A>().unwrap();
     let _filled = fill(&arena);
     let mut bytes = vec![0; HEADER + 64 * 1024];
-    StdFile::from(fd).read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(rustix::io::pread(&fd, &mut bytes[..], 0), Ok(bytes.len()));
     bytes
 }
 
