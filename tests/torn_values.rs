@@ -133,9 +133,10 @@ fn torn_values() {
 #[test]
 #[ignore = "takes a few minutes"]
 fn long_torn_values() {
-    // As many as the environment says.
-    let kills = std::env::var("SHMEM_BIND_KILLS").map_or(MANY, |kills| kills.parse().unwrap());
-    run(kills, 1, "none").conclude("torn_values");
+    // As many as the environment says, and at each of so many instructions.
+    let number = |name, default| std::env::var(name).map_or(default, |number| number.parse().unwrap());
+    let stride = number("SHMEM_BIND_EVERY", 1) as usize;
+    run(number("SHMEM_BIND_KILLS", MANY), stride, "none").conclude("torn_values");
 }
 
 #[cfg(planted)]
