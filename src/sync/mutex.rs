@@ -292,9 +292,8 @@ impl<T> Mutex<T> {
         if !self.lock.is_free() {
             return Err(self);
         }
-        let this = ManuallyDrop::new(self);
-        // SAFETY: by invariant 1 it is valid, and nobody else's; the mutex is not used any more, nor dropped.
-        Ok(unsafe { this.as_ptr().read() })
+        // SAFETY: by invariant 1 it is valid.
+        Ok(unsafe { self.into_inner_unchecked() })
     }
 
     /// Takes the value out, also if it is locked: its holder died, or has forgotten the guard.

@@ -465,9 +465,8 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
         if self.is_written() {
             return Err(self);
         }
-        let this = ManuallyDrop::new(self);
-        // SAFETY: by invariant 1 it is valid, and nobody else's; the lock is not used any more, nor dropped.
-        Ok(unsafe { this.as_ptr().read() })
+        // SAFETY: by invariant 1 it is valid.
+        Ok(unsafe { self.into_inner_unchecked() })
     }
 
     /// Takes the value out, also if its last writer died, or has forgotten the guard.
@@ -498,6 +497,7 @@ impl<T, const READERS: usize> RwLock<T, READERS> {
         // SAFETY: the caller promises that it is valid; nobody else has it, and the lock is not used any more, nor dropped.
         unsafe { this.as_ptr().read() }
     }
+
     fn is_written(&self) -> bool {
         is_written(Ordered::load(&self.writer))
     }
