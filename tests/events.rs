@@ -7,14 +7,14 @@
 mod common;
 
 use common::arena::Random;
-use common::campaign::{self, Board, Figures, Forked, Wrong};
+use common::campaign::{self, Board, Forked, Wrong};
 use common::pair::PATIENCE;
 use common::{Child, Parent, TestName};
 use shmem_bind::sync::{Event, LockFailure};
 use shmem_bind::{Arena, Builder, ShmemArc, ShmemBox, Tlsf, shareable, sigbus_fixup};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const SHORT: Duration = Duration::from_millis(30);
 
@@ -154,27 +154,12 @@ fn shop(parent: &mut Parent) {
     let board = unsafe { Board::<Counts>::new() };
     let spawn = |index: usize| Forked::spawn(|| trade(&name, &board, index));
     let mut workers: Vec<_> = (0..2 * SIDE).map(spawn).collect();
-    let mut random = Random::new(kills);
-    let mut figures = Figures::default();
-    for kill in 0..kills {
-        let index = random.index(2 * SIDE);
-        let done = || board.done.iter().map(|count| count.load(SeqCst)).sum::<u64>();
-        // Things go on: one side needs the other.
-        let (before, deadline) = (done(), Instant::now() + PATIENCE);
-        while done() < before + 2 * ROOM + 2 {
-            if Instant::now() > deadline {
-                figures.report(Wrong::Stuck, format!("kill {kill}: all sleep"));
-                break;
-            }
-            thread::yield_now();
-        }
-        (0..random.below(5_000)).for_each(|_| std::hint::spin_loop());
-        std::mem::replace(&mut workers[index], spawn(index)).kill();
-        figures.points += 1;
-        if kill % 500 == 499 {
-            campaign::progress(parent, &format!("  {figures}"));
-        }
-    }
+    let done = || board.done.iter().map(|count| count.load(SeqCst)).sum::<u64>();
+    let mut figures = campaign::kill_at_random(parent, kills, &mut workers, spawn, |_| {
+        // One side needs the other.
+        let enough = done() + 2 * ROOM + 2;
+        move || done() >= enough
+    });
     board.stop.store(1, SeqCst);
     place.shared.more.notify_all();
     place.shared.less.notify_all();

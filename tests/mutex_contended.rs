@@ -6,13 +6,11 @@
 
 mod common;
 
-use common::arena::Random;
-use common::campaign::{self, Board, Figures, Forked, Wrong};
+use common::campaign::{self, Board, Forked, Wrong};
 use common::pair::{PATIENCE, Pair, Place};
 use common::{Parent, TestName};
 use shmem_bind::sync::LockError;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::thread;
 
 #[test]
 #[ignore = "the entry point of child processes"]
@@ -51,27 +49,12 @@ fn contend(parent: &mut Parent) {
     let board = unsafe { Board::<Counts>::new() };
     let spawn = |index: usize| Forked::spawn(|| count(&name, &board, index));
     let mut workers = [0, 1].map(spawn);
-    let mut random = Random::new(kills);
-    let mut figures = Figures::default();
-    for kill in 0..kills {
-        let index = random.index(2);
-        let before = board.finished[index].load(SeqCst);
+    let mut figures = campaign::kill_at_random(parent, kills, &mut workers, spawn, |index| {
         // It has got the lock, at least once, since it was started.
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while board.finished[index].load(SeqCst) == before {
-            if std::time::Instant::now() > deadline {
-                figures.report(Wrong::Stuck, format!("kill {kill}: the worker does not get the lock"));
-                break;
-            }
-            thread::yield_now();
-        }
-        pause(random.below(5_000));
-        std::mem::replace(&mut workers[index], spawn(index)).kill();
-        figures.points += 1;
-        if kill % 500 == 499 {
-            campaign::progress(parent, &format!("  {figures}"));
-        }
-    }
+        let finished = &board.finished[index];
+        let before = finished.load(SeqCst);
+        move || finished.load(SeqCst) != before
+    });
     board.stop.store(1, SeqCst);
     workers.into_iter().for_each(Forked::finish);
     let pair = match place.mutex.lock_for(PATIENCE) {

@@ -7,6 +7,8 @@
 #![allow(clippy::arithmetic_side_effects, clippy::panic, clippy::unwrap_used)]
 #![allow(clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
 
+use super::arena::Random;
+use super::pair::PATIENCE;
 use super::{Child, Parent};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::prctl;
@@ -18,6 +20,8 @@ use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::time::Instant;
+use std::{hint, thread};
 
 /// A child made by `fork`. Killed and reaped when it is dropped.
 #[derive(Debug)]
@@ -237,6 +241,37 @@ impl fmt::Display for Figures {
 /// In the driver: says that the campaign goes on, and how far it is. At least every minute.
 pub fn progress(parent: &mut Parent, what: &str) {
     parent.say(&format!("progress {what}"));
+}
+
+/// In the driver: kills one of the workers, at random, and starts it anew, so many times. Before each kill things must go on:
+/// `begin` is told whom it will be, and gives the question whether they have gone on since.
+pub fn kill_at_random<Q: Fn() -> bool>(
+    parent: &mut Parent,
+    kills: u64,
+    workers: &mut [Forked],
+    spawn: impl Fn(usize) -> Forked,
+    begin: impl Fn(usize) -> Q,
+) -> Figures {
+    let mut random = Random::new(kills);
+    let mut figures = Figures::default();
+    for kill in 0..kills {
+        let index = random.index(workers.len());
+        let (has_gone_on, deadline) = (begin(index), Instant::now() + PATIENCE);
+        while !has_gone_on() {
+            if Instant::now() > deadline {
+                figures.report(Wrong::Stuck, format!("kill {kill}, of {index}: nothing goes on"));
+                break;
+            }
+            thread::yield_now();
+        }
+        (0..random.below(5_000)).for_each(|_| hint::spin_loop());
+        std::mem::replace(&mut workers[index], spawn(index)).kill();
+        figures.points += 1;
+        if kill % 500 == 499 {
+            progress(parent, &format!("  {figures}"));
+        }
+    }
+    figures
 }
 
 /// Runs the campaign `role` in a driver of its own, and gives what it finds.

@@ -1,14 +1,11 @@
 //! A bounded buffer: a mutex, and a condvar for each side, of those who put in and those who take out
 
-use crate::common::arena::Random;
-use crate::common::campaign::{self, Board, Figures, Forked, Wrong};
+use crate::common::campaign::{self, Board, Forked, Wrong};
 use crate::common::pair::PATIENCE;
 use crate::common::{Parent, TestName};
 use shmem_bind::sync::{Condvar, LockError, LockFailure, Mutex, MutexGuard, Orphaned, WaitError};
 use shmem_bind::{Arena, Builder, ShmemArc, Tlsf, shareable};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::thread;
-use std::time::Instant;
 
 /// So many put in, and so many take out.
 const SIDE: usize = 4;
@@ -95,27 +92,12 @@ pub fn drive(parent: &mut Parent) {
     let board = unsafe { Board::<Accounts>::new() };
     let spawn = |index: usize| Forked::spawn(|| trade(&name, &board, index));
     let mut workers: Vec<_> = (0..2 * SIDE).map(spawn).collect();
-    let mut random = Random::new(kills);
-    let mut figures = Figures::default();
-    for kill in 0..kills {
-        let index = random.index(2 * SIDE);
-        let done = || board.done.iter().map(|count| count.load(SeqCst)).sum::<u64>();
-        // Things go on: one side needs the other.
-        let (before, deadline) = (done(), Instant::now() + PATIENCE);
-        while done() < before + 2 * ROOM + 2 {
-            if Instant::now() > deadline {
-                figures.report(Wrong::Stuck, format!("kill {kill}: all wait"));
-                break;
-            }
-            thread::yield_now();
-        }
-        (0..random.below(5_000)).for_each(|_| std::hint::spin_loop());
-        std::mem::replace(&mut workers[index], spawn(index)).kill();
-        figures.points += 1;
-        if kill % 500 == 499 {
-            campaign::progress(parent, &format!("  {figures}"));
-        }
-    }
+    let done = || board.done.iter().map(|count| count.load(SeqCst)).sum::<u64>();
+    let mut figures = campaign::kill_at_random(parent, kills, &mut workers, spawn, |_| {
+        // One side needs the other.
+        let enough = done() + 2 * ROOM + 2;
+        move || done() >= enough
+    });
     board.stop.store(1, SeqCst);
     store.is_not_empty.notify_all();
     store.is_not_full.notify_all();
