@@ -447,8 +447,9 @@ fn grow<A: Allocator>(racer: &mut Racer<A>) {
             }
             Err(error) => panic!("{error:?}"),
         }
-        if racer.random.below(3) == 0 {
-            let object = objects.swap_remove(racer.random.index(objects.len().max(1)));
+        // None is left to the one whose every request is refused because the other one has all memory.
+        if !objects.is_empty() && racer.random.below(3) == 0 {
+            let object = objects.swap_remove(racer.random.index(objects.len()));
             object.check();
         }
     }
