@@ -120,7 +120,7 @@ pub(crate) struct Attached {
     /// The objects of the slot's last tenant have not been given back yet.
     has_estate: AtomicBool,
     /// How long to wait for a lock that somebody alive holds.
-    patience: Duration,
+    pub(crate) patience: Duration,
     /// This attachment in the words of locks; 0 if it is read-only, or severed.
     holder: AtomicU32,
     /// How many locks of the dead were taken over, before anybody has looked for what else these held; and `SEVERED`.

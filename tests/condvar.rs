@@ -210,6 +210,29 @@ fn a_deadline_ends_the_wait_with_the_guard() {
 }
 
 #[test]
+fn a_holder_that_does_not_go_on_is_not_waited_for_longer_than_allowed() {
+    let name = TestName::new("holds-on");
+    let builder = Builder::new(&*name).timeout(SHORT).with_size(64 * 1024);
+    let arena: Arena<Tlsf> = builder.open().unwrap().arena().unwrap();
+    let shared = arena.find_or_alloc("shared", Shared::new).unwrap();
+    let mut guard = shared.lock();
+    let mut child = Child::spawn("change", &[&*name, ""]);
+    // Each time that the time is up, until the child has the mutex, which it keeps.
+    let failure = loop {
+        match shared.changed.wait_for(guard, Duration::from_millis(1)) {
+            Ok((again, _)) => guard = again,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(failure, WaitError::Failed(LockFailure::Busy)), "{failure:?}");
+    child.expect("begun");
+    child.say("go on");
+    child.expect("done");
+    assert_eq!(*shared.lock(), Pair::of(1));
+    child.kill();
+}
+
+#[test]
 fn nobody_has_to_tell_what_has_changed() {
     let name = TestName::new("untold");
     let Place { shared, .. } = &Place::open(&name);

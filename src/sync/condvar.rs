@@ -152,20 +152,24 @@ impl Condvar {
 
     /// The same, for at most `timeout`; says whether it was up before anybody notified.
     ///
-    /// The time is for the wait: to lock the mutex again takes as long as others hold it.
+    /// The time is for the wait. To lock the mutex again takes as long as others hold it; but if somebody alive does so for longer than
+    /// `timeout`, and longer than the time-out of the condvar's segment ([`Builder::timeout`](crate::Builder::timeout), mostly 5
+    /// seconds), then there is no guard.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// As [`wait`](Self::wait), and [`WaitError::Failed`] with [`LockFailure::Busy`] if the mutex was held for that long.
     pub fn wait_for<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> WaitForResult<'a, T> {
-        if let Err(failure) = place(self).and_then(|(_, attached)| holder(attached)) {
-            return Err(WaitError::Refused { guard, failure });
-        }
+        let patience = place(self).and_then(|(_, attached)| holder(attached).map(|_| attached.patience));
+        let patience = match patience {
+            Ok(patience) => patience.max(timeout),
+            Err(failure) => return Err(WaitError::Refused { guard, failure }),
+        };
         let mutex = guard.mutex();
         let start = clock::now();
         let is_notified = sleep_without(&self.0, timeout, || drop(guard));
         let is_up = clock::now().saturating_sub(start) >= timeout;
         let result = WaitTimeoutResult(is_up && !is_notified);
-        match mutex.lock() {
+        match mutex.lock_for(patience) {
             Ok(guard) => Ok((guard, result)),
             Err(LockError::Orphaned(orphaned)) => Err(WaitError::Orphaned { orphaned, result }),
             Err(LockError::Failed(failure)) => Err(WaitError::Failed(failure)),
@@ -193,7 +197,7 @@ impl Condvar {
     /// The condition is asked at least once, and last when the time is up.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// As [`wait_for`](Self::wait_for).
     pub fn wait_while_for<'a, T>(
         &self,
         mut guard: MutexGuard<'a, T>,
