@@ -28,6 +28,7 @@ mod scribble {
     pub mod deeds;
     pub mod board;
     pub mod supervisor;
+    pub mod tools;
     pub mod vandal;
     pub mod victim;
 }

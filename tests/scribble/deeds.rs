@@ -2,14 +2,16 @@
 //!
 //! Each says whether it succeeded, or that there was nothing to do it with.
 
+use super::tools;
 use super::victim::{PATIENCE, Plain, World, ZERO, good, take};
-use crate::common::arena::Allocator;
+use crate::common::arena::{Allocator, Random};
 use crate::common::campaign::Forked;
 use crate::common::pair::Pair;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::WaitStatus;
 use shmem_bind::sync::{LockError, Mutex, MutexGuard};
 use shmem_bind::{Arena, Builder, Handle, Shareable, ShmemArc, ShmemBox, ShmemConf, segments, unlink};
+use std::array;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -26,9 +28,22 @@ pub struct Deed<A> {
 }
 
 /// Number of deeds; the last one is to drop everything at the end of a turn.
-pub const DEEDS: usize = 50;
+pub const DEEDS: usize = OWN + tools::DEEDS + 1;
+const OWN: usize = 49;
 
-fn keep<T>(things: &mut Vec<T>, thing: Option<T>) {
+pub const FAILS: bool = true;
+pub const NEVER: bool = false;
+
+pub fn deed<A>(
+    name: &'static str,
+    weight: usize,
+    can_fail: bool,
+    act: fn(&mut World<A>) -> Option<bool>,
+) -> Deed<A> {
+    Deed { name, weight, can_fail, act }
+}
+
+pub fn keep<T>(things: &mut Vec<T>, thing: Option<T>) {
     if things.len() < MOST {
         things.extend(thing);
     }
@@ -126,6 +141,7 @@ fn use_lock<A: Allocator>(
 /// Somebody comes, takes this and that, and is killed.
 fn die<A: Allocator>(world: &mut World<A>) -> Option<bool> {
     let label = world.label();
+    let mut random = Random::seeded(world.random.next());
     let forked = Forked::spawn(|| {
         if let Ok(arena) = world.attach().and_then(|conf| Ok(conf.arena::<A>()?)) {
             let object = arena.alloc(ZERO);
@@ -139,6 +155,7 @@ fn die<A: Allocator>(world: &mut World<A>) -> Option<bool> {
                 std::mem::forget(mutex.try_lock());
                 std::mem::forget(mutex);
             }
+            tools::hold_all(&arena, &mut random);
             std::mem::forget((object, slice, arena));
         }
         raise(Signal::SIGKILL).unwrap();
@@ -171,9 +188,12 @@ fn with_arena<A: Allocator>(
 
 /// All of them.
 pub fn all<A: Allocator>() -> [Deed<A>; DEEDS] {
-    const FAILS: bool = true;
-    const NEVER: bool = false;
-    let deed = |name, weight, can_fail, act| Deed { name, weight, can_fail, act };
+    let mut all = own().into_iter().chain(tools::all()).chain([deed("drop all", 0, NEVER, |_| None)]);
+    array::from_fn(|_| all.next().unwrap())
+}
+
+/// Those with a segment, its objects and their names.
+fn own<A: Allocator>() -> [Deed<A>; OWN] {
     [
         // The segment.
         deed("open", 1, FAILS, |world| {
@@ -488,7 +508,6 @@ pub fn all<A: Allocator>() -> [Deed<A>; DEEDS] {
         // Locks.
         deed("lock_for", 4, FAILS, |world| use_lock(world, |mutex| mutex.lock_for(PATIENCE))),
         deed("try_lock", 4, FAILS, |world| use_lock(world, |mutex| mutex.try_lock())),
-        deed("drop all", 0, NEVER, |_| None),
     ]
 }
 

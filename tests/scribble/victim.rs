@@ -2,6 +2,7 @@
 
 use super::board::{Board, NONE, now, spent};
 use super::deeds::{self, Deed};
+use super::tools::Tools;
 use crate::common::arena::{Allocator, Random};
 use crate::common::pair::Pair;
 use crate::hostile::verdict::LATE;
@@ -51,6 +52,7 @@ pub struct World<A> {
     pub slices: Vec<ShmemBox<[u8]>>,
     pub arcs: Vec<ShmemArc<AtomicU64>>,
     pub mutexes: Vec<ShmemArc<Mutex<Pair>>>,
+    pub tools: Vec<ShmemArc<Tools>>,
     pub arenas: Vec<Arena<A>>,
     pub confs: Vec<ShmemConf>,
     pub readers: Vec<ShmemConf>,
@@ -77,6 +79,7 @@ impl<A: Allocator> World<A> {
             slices: Vec::new(),
             arcs: Vec::new(),
             mutexes: Vec::new(),
+            tools: Vec::new(),
             arenas: Vec::new(),
             confs: Vec::new(),
             readers: Vec::new(),
@@ -248,11 +251,11 @@ fn give_up<A>(board: &Board, world: World<A>) {
     board.deed.store(DEEDS as u32 - 1, SeqCst);
     board.since.store(now(), SeqCst);
     board.operations.fetch_add(1, SeqCst);
-    let World { boxes, slices, arcs, mutexes, arenas, confs, readers, .. } = world;
+    let World { boxes, slices, arcs, mutexes, tools, arenas, confs, readers, .. } = world;
     board.counts[DEEDS - 1].good.fetch_add(1, SeqCst);
     // Some attachments end by this, and some with the objects.
     drop((arenas, confs, readers));
-    drop((boxes, slices, arcs, mutexes));
+    drop((boxes, slices, arcs, mutexes, tools));
 }
 
 /// Does one thing; gives whether it succeeded, if there was something to do it with.
