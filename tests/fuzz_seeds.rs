@@ -218,6 +218,32 @@ fn lock_seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
+/// Steps with each tool, and with all of them, in which words are changed or not.
+fn sync_seeds() -> Vec<(String, Vec<u8>)> {
+    let mut bytes = Bytes(0x6c62_272e_07bb_0142);
+    let tools: [(&str, Vec<u8>); 6] = [
+        ("readers-and-writers", (18..22).collect()),
+        ("permits", vec![22, 23]),
+        ("waiting", (24..28).collect()),
+        ("one-to-one", (28..32).collect()),
+        ("many-to-many", (32..36).collect()),
+        ("all", (18..36).collect()),
+    ];
+    let mut seeds = Vec::new();
+    for (tool, whats) in tools {
+        for (kind, changes) in [("sound", 0), ("damaged", 2)] {
+            let mut seed = Vec::new();
+            for step in 0..60_usize {
+                let change = step % 10 >= 10 - changes;
+                seed.push(if change { 0 } else { whats[usize::from(bytes.some(1)[0]) % whats.len()] });
+                seed.extend(bytes.some(11));
+            }
+            seeds.push((format!("{tool}-{kind}"), seed));
+        }
+    }
+    seeds
+}
+
 /// What stands in a header and is not found by changing bits, for the dictionary of its target.
 fn header_words() -> Vec<(String, Vec<u8>)> {
     let (_, arena) = seeds().swap_remove(0);
@@ -272,6 +298,7 @@ fn seeds_of_hostile_memory_are_up_to_date() {
         ("objects", object_seeds()),
         ("recovery", recovery_seeds()),
         ("lock", lock_seeds()),
+        ("sync", sync_seeds()),
     ];
     for (target, seeds) in seeds {
         for (name, bytes) in seeds {

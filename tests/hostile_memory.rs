@@ -1,6 +1,6 @@
 //! Hostile memory, at random
 //!
-//! Inputs of the fuzz targets `header`, `attach`, `objects`, `recovery` and `lock`, made at random; their seeds are
+//! Inputs of the fuzz targets `header`, `attach`, `objects`, `recovery`, `lock` and `sync`, made at random; their seeds are
 //! run by `fuzz_seeds`. What must hold say the modules in `hostile_memory/`.
 
 #![allow(missing_docs)]
@@ -41,4 +41,9 @@ fn what_is_put_right_is_sound() {
 #[test]
 fn nobody_who_lives_loses_a_lock() {
     holds("lock", 5000, 100);
+}
+
+#[test]
+fn what_one_waits_at_gives_an_answer() {
+    holds("sync", 10_000, 600);
 }

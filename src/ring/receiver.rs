@@ -152,9 +152,12 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// the segment goes away meanwhile it ends, and the next call is told.
     ///
     /// # Errors
-    /// As [`try_pop`](Self::try_pop), if there is none.
+    /// As [`try_pop`](Self::try_pop), if there is none; but not if none is wanted.
     pub fn drain(&mut self, most: usize) -> Result<Drain<'_, 'a, T, N, M>, QueueError> {
-        let run = self.claim(most.max(1) as u64, true).map_err(|refusal| self.error(refusal))?;
+        let run = match most {
+            0 => Run { start: self.position, len: 0 },
+            _ => self.claim(most as u64, true).map_err(|refusal| self.error(refusal))?,
+        };
         Ok(Drain { receiver: self, run, given: 0 })
     }
 

@@ -1,6 +1,6 @@
 //! Hostile memory: whatever bytes are in a segment, the answer is an error and nothing else
 //!
-//! The code behind the fuzz targets `header`, `attach`, `objects`, `recovery` and `lock`, each of which takes any bytes.
+//! The code behind the fuzz targets `header`, `attach`, `objects`, `recovery`, `lock` and `sync`, each of which takes any bytes.
 //! It starts from [images](image) of segments that the crate has made itself, changes words in them to values that hurt most
 //! ([`Mutation`]), and puts them where the crate will find them ([`stage`]). Whatever the crate hands out must lie within the mapping
 //! ([`Bounds`]); that there is neither a panic nor a signal nor an endless loop is up to the one who runs it.
@@ -16,6 +16,7 @@ pub mod lock;
 pub mod objects;
 pub mod recovery;
 pub mod stage;
+pub mod sync;
 
 use arbitrary::{Arbitrary, Unstructured};
 use image::{EXPORT_WORDS, HEAP_START, Image, SLOT_LEN, SLOTS};
@@ -27,12 +28,13 @@ use std::path::Path;
 /// A target: its name, and what runs an input of it.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("header", header::run),
     ("attach", attach::run),
     ("objects", objects::run),
     ("recovery", recovery::run),
     ("lock", lock::run),
+    ("sync", sync::run),
 ];
 
 /// The seeds of a target, and what it has found, by name.
