@@ -212,7 +212,7 @@ fn a_deadline_ends_the_wait_with_the_guard() {
 #[test]
 fn a_holder_that_does_not_go_on_is_not_waited_for_longer_than_allowed() {
     let name = TestName::new("holds-on");
-    let builder = Builder::new(&*name).timeout(SHORT).with_size(64 * 1024);
+    let builder = Builder::new(&name).timeout(SHORT).with_size(64 * 1024);
     let arena: Arena<Tlsf> = builder.open().unwrap().arena().unwrap();
     let shared = arena.find_or_alloc("shared", Shared::new).unwrap();
     let mut guard = shared.lock();

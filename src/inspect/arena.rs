@@ -26,6 +26,25 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 /// Who holds a lock.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::inspect::{LockState, Snapshot, Verdict};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-lock-state", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// let mut saved = std::fs::read(format!("/dev/shm/{name}")).unwrap();
+/// // As if slot 0 had died while it allocated: the next one puts that right.
+/// saved[128..132].copy_from_slice(&(1_u32 << 24).to_ne_bytes());
+///
+/// let snapshot = Snapshot::of_bytes(&saved);
+/// assert_eq!(snapshot.verdict(), Verdict::Sound);
+/// let inside = snapshot.arena().unwrap();
+/// assert_eq!(inside.heap_lock(), LockState::Held { slot: 0 });
+/// assert_eq!(inside.directory_lock(), LockState::Free);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockState {
@@ -54,6 +73,27 @@ impl LockState {
 }
 
 /// What is in an arena.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::inspect::{BlockInfo, BlockKind, LockState, Snapshot};
+/// use shmem_bind::{Builder, RegionAllocator, ShmemBox, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-arena-info", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// let _mine = (arena.alloc_slice(1000, 0_u8)?, arena.alloc(7_u64)?);
+/// arena.publish("limit", &ShmemBox::into_arc(arena.alloc(100_u64)?))?;
+///
+/// let snapshot = Snapshot::take(name)?;
+/// let inside = snapshot.arena().unwrap();
+/// assert_eq!((inside.allocator(), inside.usage()), (Tlsf::ID, Some(&arena.usage()?)));
+/// let own = inside.blocks().iter().filter(|block| block.kind() == BlockKind::Exclusive { slot: 0 });
+/// assert_eq!(own.filter_map(BlockInfo::object_len).sum::<u64>(), 1008);
+/// assert!(inside.has_all_blocks() && inside.names().len() == 1);
+/// assert_eq!((inside.heap_lock(), inside.directory_lock()), (LockState::Free, LockState::Free));
+/// assert!(inside.reclaimed().is_empty());
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ArenaInfo {
     pub(super) allocator: AllocatorId,
@@ -83,6 +123,23 @@ impl ArenaInfo {
     }
 
     /// Length that the heap may grow to, in bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::inspect::Snapshot;
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let name = &format!("shmem-bind-doc-{}-heap-capacity", std::process::id());
+    /// let builder = Builder::new(name).with_size(64 * 1024).max_size(1 << 20);
+    /// let arena = builder.create()?.arena::<Tlsf>()?;
+    /// let before = Snapshot::take(name)?.arena().unwrap().clone();
+    /// assert!(before.heap_len() < before.heap_capacity() && before.heap_capacity() < 1 << 20);
+    ///
+    /// arena.grow(1 << 20)?;
+    /// let after = Snapshot::take(name)?.arena().unwrap().clone();
+    /// assert_eq!((after.heap_len(), after.heap_capacity()), (before.heap_capacity(), before.heap_capacity()));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub const fn heap_capacity(&self) -> u64 {
         self.heap_capacity
@@ -126,6 +183,24 @@ impl ArenaInfo {
     }
 
     /// How much of the free memory is not in its largest piece, in percent; `None` if that cannot be said.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::inspect::Snapshot;
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let name = &format!("shmem-bind-doc-{}-fragmentation", std::process::id());
+    /// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+    /// let mut pieces: Vec<_> = std::iter::from_fn(|| arena.alloc_slice(1000, 0_u8).ok()).collect();
+    /// // Every other one is freed: no two of the holes meet.
+    /// let mut number = 0;
+    /// pieces.retain(|_| { number += 1; number % 2 == 0 });
+    /// assert!(Snapshot::take(name)?.arena().unwrap().fragmentation() > Some(90));
+    ///
+    /// drop(pieces);
+    /// assert_eq!(Snapshot::take(name)?.arena().unwrap().fragmentation(), Some(0));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[must_use]
     pub fn fragmentation(&self) -> Option<u32> {
         let usage = self.usage?;

@@ -6,6 +6,26 @@ use crate::shareable::TypeTag;
 use alloc::string::String;
 
 /// Whose a block is.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::inspect::{BlockInfo, BlockKind, Snapshot};
+/// use shmem_bind::{Builder, ShmemBox, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-block-kind", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// let _own = arena.alloc(1_u32)?;
+/// let _shared = ShmemBox::into_arc(arena.alloc(2_u32)?);
+/// let _handle = ShmemBox::leak(arena.alloc(3_u32)?);
+///
+/// let snapshot = Snapshot::take(name)?;
+/// let kinds: Vec<_> = snapshot.arena().unwrap().blocks().iter().map(BlockInfo::kind).collect();
+/// assert!(kinds.contains(&BlockKind::Exclusive { slot: 0 }));
+/// assert!(kinds.contains(&BlockKind::Shared { holders: 0b1 }));
+/// assert!(kinds.iter().any(|kind| matches!(kind, BlockKind::Leaked { slot: 0, .. })));
+/// assert!(kinds.contains(&BlockKind::Free) && !kinds.contains(&BlockKind::Damaged));
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BlockKind {
@@ -37,6 +57,28 @@ pub enum BlockKind {
 }
 
 /// A block of an arena.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::inspect::{BlockInfo, BlockKind, Snapshot};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-block-info", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// let _small = arena.alloc(7_u32)?;
+/// let _large = arena.alloc_slice(1000, 0_u16)?;
+///
+/// // What takes most of the memory?
+/// let snapshot = Snapshot::take(name)?;
+/// let blocks = snapshot.arena().unwrap().blocks();
+/// let largest = blocks.iter().max_by_key(|block| block.object_len()).unwrap();
+/// assert_eq!((largest.object_len(), largest.kind()), (Some(2000), BlockKind::Exclusive { slot: 0 }));
+/// assert_eq!(largest.type_tag().map(|tag| (tag.size(), tag.align())), Some((2000, 2)));
+/// assert!(!largest.is_published() && !largest.is_pinned());
+/// assert!(blocks.windows(2).all(|two| two[0].offset() + two[0].len() <= two[1].offset()));
+/// assert!(largest.len() > 2000 && !blocks.iter().any(BlockInfo::is_empty));
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockInfo(pub(super) Block);
 
@@ -106,6 +148,26 @@ impl BlockInfo {
 }
 
 /// A name in the directory, and the block of its object.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::inspect::{BlockKind, Snapshot};
+/// use shmem_bind::{Builder, ShmemBox, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-named", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// let limit = ShmemBox::into_arc(arena.alloc(100_u64)?);
+/// arena.publish("limit", &limit)?;
+/// arena.publish_pinned("banner", &ShmemBox::into_arc(arena.alloc_str("hello")?))?;
+///
+/// let snapshot = Snapshot::take(name)?;
+/// let [banner, limit] = snapshot.arena().unwrap().names() else { panic!() };
+/// assert_eq!((banner.name(), banner.block().object_len()), ("banner", Some(5)));
+/// assert!(banner.block().is_pinned());
+/// assert!(limit.block().is_published() && !limit.block().is_pinned());
+/// assert_eq!(limit.block().kind(), BlockKind::Shared { holders: 0b1 });
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     pub(super) name: String,

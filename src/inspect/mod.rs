@@ -50,6 +50,19 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 /// Most bytes of a segment that [`Snapshot::take`] copies: 1 GiB. Holes do not count.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::Builder;
+/// use shmem_bind::inspect::{DEFAULT_LIMIT, Snapshot, Verdict};
+///
+/// # let name = &format!("shmem-bind-doc-{}-default-limit", std::process::id());
+/// let _segment = Builder::new(name).with_size(64 * 1024).create()?;
+/// // On a machine with little memory:
+/// let snapshot = Snapshot::take_up_to(name, DEFAULT_LIMIT / 16)?;
+/// assert_eq!(snapshot.verdict(), Verdict::Sound);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 pub const DEFAULT_LIMIT: u64 = 1 << 30;
 
 /// Copies in a row that must agree on what is wrong.
@@ -63,6 +76,27 @@ const MOST: u32 = 60;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a segment was at one moment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::inspect::{Snapshot, Verdict};
+/// use shmem_bind::{Builder, Phase};
+///
+/// # let name = &format!("shmem-bind-doc-{}-snapshot-type", std::process::id());
+/// let segment = Builder::new(name).mode(0o640).with_size(100).create()?;
+/// let snapshot = Snapshot::take(name)?;
+/// assert_eq!((snapshot.verdict(), snapshot.phase()), (Verdict::Sound, Some(Phase::Live)));
+/// assert_eq!((snapshot.file_len(), snapshot.mode(), snapshot.is_named()), (4196, Some(0o640), Some(true)));
+/// assert_eq!(snapshot.header()?.segment_id(), segment.segment_id());
+/// assert_eq!(*snapshot.statistics(), segment.statistics());
+/// // It has an owner, and nobody has died, so a sweep would give nothing back.
+/// assert!(!snapshot.is_orphan() && snapshot.estate().is_some_and(|estate| estate.is_empty()));
+///
+/// // The file system knows more than the bytes say.
+/// let saved = Snapshot::of_bytes(&std::fs::read(format!("/dev/shm/{name}")).unwrap());
+/// assert!(saved.header().is_ok() && saved.uid().is_none() && snapshot.uid().is_some());
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     file: Option<File>,
@@ -124,6 +158,20 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`take`](Self::take).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::inspect::Snapshot;
+    /// use shmem_bind::{Builder, Tlsf};
+    ///
+    /// # let name = &format!("shmem-bind-doc-{}-take-up-to", std::process::id());
+    /// let _arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+    /// // Who is attached costs a page.
+    /// let snapshot = Snapshot::take_up_to(name, 0)?;
+    /// assert_eq!(snapshot.tenants()[0].pid(), Some(std::process::id()));
+    /// assert!(snapshot.arena().is_none());
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn take_up_to(name: &str, limit: u64) -> Result<Self, ShmemError> {
         let name = Name::new(name)?;
         let irregular = |found| ShmemError::NotRegular { found };

@@ -6,6 +6,24 @@ use crate::tenancy::Tenancy;
 use alloc::vec::Vec;
 
 /// Whether a process lives, as far as this one can tell.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::Builder;
+/// use shmem_bind::inspect::{Life, Snapshot};
+///
+/// # let name = &format!("shmem-bind-doc-{}-life", std::process::id());
+/// let _segment = Builder::new(name).with_size(64).create()?;
+/// let mut saved = std::fs::read(format!("/dev/shm/{name}")).unwrap();
+/// let life = |bytes: &[u8]| Snapshot::of_bytes(bytes).tenants()[0].life();
+/// assert_eq!(life(&saved), Life::Alive);
+///
+/// // As if another process had had this one's number: bits 43 to 63 tell them apart.
+/// let word = u64::from_ne_bytes(saved[512..520].try_into().unwrap());
+/// saved[512..520].copy_from_slice(&(word ^ 1 << 43).to_ne_bytes());
+/// assert_eq!(life(&saved), Life::Dead);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Life {
@@ -18,6 +36,27 @@ pub enum Life {
 }
 
 /// A slot of a segment that somebody has.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::Builder;
+/// use shmem_bind::inspect::{Life, Snapshot};
+///
+/// # let name = &format!("shmem-bind-doc-{}-tenant", std::process::id());
+/// let _owner = Builder::new(name).with_size(64).create()?;
+/// let guest = Builder::new(name).attach()?;
+///
+/// let snapshot = Snapshot::take(name)?;
+/// let [first, second] = snapshot.tenants() else { panic!() };
+/// assert!(first.is_owner() && !second.is_owner() && second.is_attached());
+/// assert_eq!((first.slot(), second.slot(), second.life()), (0, 1, Life::Alive));
+/// assert_eq!((second.pid(), second.is_near()), (Some(std::process::id()), true));
+///
+/// drop(guest);
+/// let _next = Builder::new(name).attach()?;
+/// assert!(Snapshot::take(name)?.tenants()[1].generation() > second.generation());
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tenant {
     slot: Slot,

@@ -6,6 +6,27 @@ use crate::header::HEADER_LEN;
 use core::fmt;
 
 /// What came of the checks of a segment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::Builder;
+/// use shmem_bind::inspect::{Snapshot, Verdict};
+///
+/// fn exit_code(verdict: Verdict) -> u8 {
+///     match verdict {
+///         Verdict::Sound | Verdict::Forming => 0,
+///         Verdict::Damaged(_) => 2,
+///         _ => 1,
+///     }
+/// }
+/// # let name = &format!("shmem-bind-doc-{}-verdict", std::process::id());
+/// let _segment = Builder::new(name).with_size(64).create()?;
+/// assert_eq!(exit_code(Snapshot::take(name)?.verdict()), 0);
+/// let verdict = Snapshot::of_bytes(b"#!/bin/sh").verdict();
+/// assert_eq!(exit_code(verdict), 2);
+/// assert!(verdict.to_string().starts_with("damaged: header: "));
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {
@@ -24,6 +45,26 @@ pub enum Verdict {
 }
 
 /// What does not hold in a segment.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::inspect::{Damage, Part, Snapshot, Verdict};
+/// use shmem_bind::{Builder, HEADER_LEN, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-damage", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// let _object = arena.alloc(7_u64)?;
+/// let block = Snapshot::take(name)?.arena().unwrap().blocks()[0];
+///
+/// // Somebody has written over the header of the block.
+/// let mut saved = std::fs::read(format!("/dev/shm/{name}")).unwrap();
+/// let at = HEADER_LEN as u64 + block.offset();
+/// saved[at as usize..][..24].fill(0xff);
+/// let damage = Damage::Words { part: Part::Allocator, at };
+/// assert_eq!(Snapshot::of_bytes(&saved).verdict(), Verdict::Damaged(damage));
+/// assert_eq!(damage.to_string(), format!("allocator: the words at byte {at} of the segment"));
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Damage {
@@ -48,6 +89,22 @@ pub enum Damage {
 }
 
 /// A part of an arena that is checked by itself.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::inspect::{Damage, Part, Snapshot, Verdict};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-part", std::process::id());
+/// let _arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// let mut saved = std::fs::read(format!("/dev/shm/{name}")).unwrap();
+/// // There is no slot of this number.
+/// saved[192..196].copy_from_slice(&(100_u32 << 24).to_ne_bytes());
+///
+/// let Verdict::Damaged(Damage::Lock(part)) = Snapshot::of_bytes(&saved).verdict() else { panic!() };
+/// assert_eq!((part, &*part.to_string()), (Part::Directory, "directory"));
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Part {
@@ -60,6 +117,21 @@ pub enum Part {
 }
 
 /// Why a part of a segment was not looked at.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::inspect::{Snapshot, Unchecked, Verdict};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let name = &format!("shmem-bind-doc-{}-unchecked", std::process::id());
+/// let arena = Builder::new(name).with_size(64 * 1024).create()?.arena::<Tlsf>()?;
+/// let _object = arena.alloc_slice(10_000, 1_u8)?;
+/// let verdict = Snapshot::take_up_to(name, 4096)?.verdict();
+/// let Verdict::Unchecked(Unchecked::TooLarge { limit }) = verdict else { panic!() };
+/// assert!(verdict.to_string().ends_with("more than 4096 bytes of memory, the most that is copied"));
+/// assert_eq!(Snapshot::take_up_to(name, limit * 16)?.verdict(), Verdict::Sound);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unchecked {
