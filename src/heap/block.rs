@@ -73,6 +73,7 @@ impl Block {
 /// // A block of 160 bytes will do, and leaves 36 over.
 /// assert_eq!(request.extent(160).map(|extent| extent.slack()), Some(36));
 /// assert_eq!(request.extent(112), None);
+/// assert!(plain.request(0, 8, 0).is_empty() && !request.is_empty());
 /// # Ok::<(), shmem_bind::allocator::HeapError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

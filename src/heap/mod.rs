@@ -125,6 +125,7 @@ pub(crate) fn commit(word: &AtomicU64, value: u64) {
 /// let plain = PlainHeap::new(4096);
 /// let heap = plain.heap(&memory, &[], 0);
 /// assert_eq!((heap.len(), heap.capacity(), heap.slot()), (4096, 4096, 0));
+/// assert!(!heap.is_empty() && PlainHeap::new(0).heap(&[], &[], 0).is_empty());
 /// heap.store(0, 7)?; // under a lock, or before anybody depends on it
 /// heap.commit(8, 1)?; // and this says that it is there
 /// assert_eq!((heap.load(0)?, heap.load(8)?), (7, 1));
