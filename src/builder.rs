@@ -142,9 +142,9 @@ macro_rules! setters {
         /// use std::os::unix::fs::MetadataExt;
         ///
         /// # let name = &format!("shmem-bind-doc-{}-{}-reserve", std::process::id(), line!());
-        /// let _segment = Builder::new(name).reserve_policy(ReservePolicy::Lazy).with_size(1 << 20).open()?;
+        /// let _segment = Builder::new(name).reserve_policy(ReservePolicy::Lazy).with_size(1 << 30).open()?;
         /// let file = std::fs::metadata(format!("/dev/shm/{name}")).unwrap();
-        /// assert!(file.len() > 1 << 20 && file.blocks() * 512 < 1 << 18, "it has little memory yet");
+        /// assert!(file.len() > 1 << 30 && file.blocks() * 512 < 1 << 26, "it has little memory yet");
         /// # Ok::<(), shmem_bind::ShmemError>(())
         /// ```
         pub fn reserve_policy(mut self, policy: ReservePolicy) -> Self {

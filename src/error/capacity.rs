@@ -8,14 +8,14 @@ use core::fmt;
 /// # Examples
 /// ```
 /// use shmem_bind::{Arena, CapacityError, Need, Tlsf};
+/// use std::alloc::Layout;
 ///
 /// let size = |need| Arena::<Tlsf>::required_size(&[need]);
 /// assert_eq!(size(Need::names(300, 1)), Err(CapacityError::NameLength { len: 300 }));
-/// assert_eq!(size(Need::slices::<u64>(usize::MAX, 2)), Err(CapacityError::TooMuch));
+/// assert_eq!(size(Need::slices::<u64>(usize::MAX, usize::MAX)), Err(CapacityError::TooMuch));
 ///
-/// #[repr(align(8192))]
-/// struct Pages([u8; 8192]);
-/// let error = size(Need::layouts(std::alloc::Layout::new::<Pages>(), 1)).unwrap_err();
+/// let pages = Layout::from_size_align(8192, 8192).unwrap();
+/// let error = size(Need::layouts(pages, 1)).unwrap_err();
 /// assert_eq!(error, CapacityError::OverAligned { align: 8192, max: 4096 });
 /// assert!(error.to_string().contains("use a type with a smaller alignment"));
 /// ```

@@ -131,7 +131,7 @@ impl Event {
     ///
     /// let since = event.listen();
     /// assert!(!event.wait(since, Duration::from_millis(1))?);
-    /// event.notify_all();
+    /// event.notify_one();
     /// assert!(event.wait(since, Duration::from_millis(1))?);
     /// # Ok(())
     /// # }
