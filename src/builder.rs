@@ -226,8 +226,8 @@ macro_rules! setters {
             self
         }
 
-        /// Accepts an existing segment that belongs to the user `uid`. By default only one that belongs to the
-        /// effective user of this process is accepted, since anybody may put a file into `/dev/shm`.
+        /// Accepts an existing segment that belongs to the user `uid`, besides one of the effective user of this
+        /// process. By default only the latter is accepted, since anybody may put a file into `/dev/shm`.
         ///
         /// # Examples
         /// ```
