@@ -117,12 +117,36 @@ macro_rules! setters {
 
         /// What the next opener does if the owner of a segment created by this builder has died. An existing
         /// one keeps its policy.
+        ///
+        /// # Examples
+        /// ```
+        /// use shmem_bind::{Builder, OrphanPolicy};
+        ///
+        /// # let name = &format!("shmem-bind-doc-{}-{}-orphan", std::process::id(), line!());
+        /// let segment = Builder::new(name).orphan_policy(OrphanPolicy::Recreate).with_size(64).open()?;
+        /// let other = Builder::new(name).orphan_policy(OrphanPolicy::Refuse).with_size(64).open()?;
+        /// assert_eq!(other.orphan_policy(), OrphanPolicy::Recreate, "so its creator has said");
+        /// # drop((other, segment));
+        /// # Ok::<(), shmem_bind::ShmemError>(())
+        /// ```
         pub fn orphan_policy(mut self, policy: OrphanPolicy) -> Self {
             self.options.orphan = policy;
             self
         }
 
         /// Whether the memory of a segment created by this builder is reserved at once.
+        ///
+        /// # Examples
+        /// ```
+        /// use shmem_bind::{Builder, ReservePolicy};
+        /// use std::os::unix::fs::MetadataExt;
+        ///
+        /// # let name = &format!("shmem-bind-doc-{}-{}-reserve", std::process::id(), line!());
+        /// let _segment = Builder::new(name).reserve_policy(ReservePolicy::Lazy).with_size(1 << 30).open()?;
+        /// let file = std::fs::metadata(format!("/dev/shm/{name}")).unwrap();
+        /// assert!(file.len() > 1 << 30 && file.blocks() * 512 < 1 << 26, "it has little memory yet");
+        /// # Ok::<(), shmem_bind::ShmemError>(())
+        /// ```
         pub fn reserve_policy(mut self, policy: ReservePolicy) -> Self {
             self.options.reserve = policy;
             self
@@ -132,6 +156,24 @@ macro_rules! setters {
         /// up with [`ShmemError::Busy`]; and how long operations of an arena wait for a lock whose holder is alive but
         /// does not go on, and a [`Condvar`](crate::sync::Condvar) for its mutex when its own time is up. By default 5 seconds; a
         /// peer that reserves many GiB may take longer. There is nothing else that is waited for.
+        ///
+        /// # Examples
+        /// ```
+        /// use shmem_bind::{Builder, ShmemError};
+        /// use std::time::Duration;
+        ///
+        /// # let name = &format!("shmem-bind-doc-{}-{}-timeout", std::process::id(), line!());
+        /// # let path = format!("/dev/shm/{name}");
+        /// # use std::os::unix::fs::OpenOptionsExt;
+        /// # let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+        /// # let creator = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap();
+        /// // Somebody is just creating it, and has been stopped.
+        /// let result = Builder::new(name).timeout(Duration::from_millis(10)).with_size(64).open();
+        /// # std::fs::remove_file(&path).unwrap();
+        /// # drop(creator);
+        /// assert_eq!(result.unwrap_err(), ShmemError::Busy);
+        /// # Ok::<(), ShmemError>(())
+        /// ```
         pub fn timeout(mut self, timeout: Duration) -> Self {
             self.options.timeout = timeout;
             self
@@ -184,8 +226,22 @@ macro_rules! setters {
             self
         }
 
-        /// Accepts an existing segment that belongs to the user `uid`. By default only one that belongs to the
-        /// effective user of this process is accepted, since anybody may put a file into `/dev/shm`.
+        /// Accepts an existing segment that belongs to the user `uid`, besides one of the effective user of this
+        /// process. By default only the latter is accepted, since anybody may put a file into `/dev/shm`.
+        ///
+        /// # Examples
+        /// ```
+        /// use shmem_bind::{Builder, ShmemError};
+        ///
+        /// # let name = &format!("shmem-bind-doc-{}-{}-uid", std::process::id(), line!());
+        /// # let me = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap());
+        /// # let server = me + 1;
+        /// let builder = Builder::new(name).uid(server).mode(0o640);
+        /// let _segment = builder.clone().with_size(64).open()?;
+        /// // It is this user's own, which is accepted as well as the server's.
+        /// assert!(builder.attach().is_ok());
+        /// # Ok::<(), ShmemError>(())
+        /// ```
         pub fn uid(mut self, uid: u32) -> Self {
             self.options.uid = Some(uid);
             self
@@ -249,6 +305,16 @@ impl Builder {
     }
 
     /// Starts with a segment that has no name.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::Builder;
+    ///
+    /// let (segment, fd) = Builder::memfd().create(64)?;
+    /// assert_eq!(segment.name(), None);
+    /// assert_eq!(Builder::memfd().attach(&fd)?.segment_id(), segment.segment_id());
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[doc(alias = "memfd_create")]
     pub const fn memfd() -> MemfdBuilder {
         MemfdBuilder { options: Options::DEFAULT }

@@ -151,6 +151,27 @@ impl Slot {
 }
 
 /// Where a segment stands in its life.
+///
+/// # Examples
+/// ```
+/// # #[cfg(feature = "alloc")] {
+/// use shmem_bind::inspect::Snapshot;
+/// use shmem_bind::{Builder, Phase};
+/// use std::io::Read;
+///
+/// # let name = &format!("shmem-bind-doc-{}-phase", std::process::id());
+/// let _segment = Builder::new(name).with_size(64).create()?;
+/// assert_eq!(Snapshot::take(name)?.phase(), Some(Phase::Live));
+///
+/// let mut file = std::fs::File::open(format!("/dev/shm/{name}")).unwrap();
+/// shmem_bind::unlink(name)?;
+/// let mut bytes = Vec::new();
+/// file.read_to_end(&mut bytes).unwrap();
+/// assert_eq!(Snapshot::of_bytes(&bytes).phase(), Some(Phase::Retired));
+/// assert_eq!(Snapshot::of_bytes(&[]).phase(), Some(Phase::Forming), "as a creator begins");
+/// # }
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {

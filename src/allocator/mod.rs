@@ -101,6 +101,18 @@ pub use crate::heap::Usage;
 /// ```
 pub unsafe trait RegionAllocator: Sized + 'static {
     /// Says in the segment's header who has formatted it.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::{Builder, Bump, Payload, RegionAllocator, Tlsf};
+    ///
+    /// let (segment, fd) = Builder::memfd().create(64 * 1024)?;
+    /// let _arena = segment.arena::<Bump>()?;
+    /// let other = Builder::memfd().attach(&fd)?;
+    /// assert_eq!(other.payload()?, Payload::Arena { allocator: Bump::ID, is_formed: true });
+    /// assert!(other.arena::<Tlsf>().is_err(), "it cannot read what another one has written");
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     const ID: AllocatorId;
 
     /// Number of words of [private memory](Heap::private) for each attachment.
@@ -185,6 +197,26 @@ pub unsafe trait RegionAllocator: Sized + 'static {
 
     /// Length of a heap in which all of these objects can be live at once, in whatever order one process allocates them;
     /// `None` if no heap is so large. It is of a heap that has as much [capacity](Heap::capacity) and no more.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::{Demand, PlainHeap};
+    /// use shmem_bind::{RegionAllocator, Tlsf};
+    /// use std::sync::atomic::AtomicU64;
+    ///
+    /// let plain = PlainHeap::new(0);
+    /// let object = plain.request(100, 8, 0);
+    /// let len = Tlsf::required_len(&Demand::new(&|pass| pass(&object, 100))).unwrap();
+    /// let memory: Vec<AtomicU64> = (0..len / 8).map(|_| AtomicU64::new(0)).collect();
+    /// let plain = PlainHeap::new(len);
+    /// let heap = plain.heap(&memory, &[], 0);
+    /// Tlsf::format(&heap)?;
+    /// for _ in 0..100 {
+    ///     Tlsf::allocate(&heap, &object)?;
+    /// }
+    /// assert!(Tlsf::allocate(&heap, &object).is_err(), "so many and no more");
+    /// # Ok::<(), shmem_bind::allocator::HeapError>(())
+    /// ```
     fn required_len(demand: &Demand<'_>) -> Option<u64>;
 
     /// Called before anything else by an attachment that is alone on the segment: nobody else uses the heap.

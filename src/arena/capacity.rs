@@ -15,11 +15,15 @@ use core::alloc::Layout;
 ///
 /// # Examples
 /// ```
-/// use shmem_bind::Need;
+/// use shmem_bind::{Arena, Need, Tlsf};
 /// use std::alloc::Layout;
 ///
 /// assert_eq!(Need::objects::<u64>(3), Need::layouts(Layout::new::<u64>(), 3));
 /// assert_eq!(Need::strings(80, 3), Need::slices::<u8>(80, 3));
+/// // Names are counted besides the objects that have them.
+/// let (objects, names) = (Need::objects::<u64>(100), Need::names(16, 100));
+/// assert!(Arena::<Tlsf>::required_size(&[objects, names])? > Arena::<Tlsf>::required_size(&[objects])?);
+/// # Ok::<(), shmem_bind::CapacityError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {

@@ -4,6 +4,21 @@ use core::error::Error;
 use core::fmt;
 
 /// Why no segment can hold what is asked for.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::{Arena, CapacityError, Need, Tlsf};
+/// use std::alloc::Layout;
+///
+/// let size = |need| Arena::<Tlsf>::required_size(&[need]);
+/// assert_eq!(size(Need::names(300, 1)), Err(CapacityError::NameLength { len: 300 }));
+/// assert_eq!(size(Need::slices::<u64>(usize::MAX, usize::MAX)), Err(CapacityError::TooMuch));
+///
+/// let pages = Layout::from_size_align(8192, 8192).unwrap();
+/// let error = size(Need::layouts(pages, 1)).unwrap_err();
+/// assert_eq!(error, CapacityError::OverAligned { align: 8192, max: 4096 });
+/// assert!(error.to_string().contains("use a type with a smaller alignment"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CapacityError {

@@ -5,6 +5,32 @@ use core::error::Error;
 use core::fmt;
 
 /// Why an element could not be sent or received.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::ring::{Mpmc, QueueError};
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let jobs = arena.alloc(Mpmc::<u32, 16>::new())?;
+/// jobs.sender()?.push_slice(&[1, 2])?;
+/// jobs.close();
+///
+/// let (mut receiver, mut sum) = (jobs.receiver()?, 0);
+/// loop {
+///     match receiver.try_pop() {
+///         Ok(job) => sum += job,
+///         Err(QueueError::Empty) => std::thread::yield_now(), // or something else meanwhile
+///         Err(QueueError::Closed) => break,
+///         Err(error) => return Err(error.into()),
+///     }
+/// }
+/// assert_eq!(sum, 3);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueueError {
@@ -53,6 +79,28 @@ impl Error for QueueError {}
 ///
 /// With `?` in a function that returns a [`QueueError`] or [`ShmemError`](crate::ShmemError) the element is dropped and the reason
 /// stays.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::ring::{Mpmc, QueueError, Unsent};
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let (urgent, others) = (arena.alloc(Mpmc::<u32, 1>::new())?, arena.alloc(Mpmc::<u32, 16>::new())?);
+/// let (mut urgent, mut others) = (urgent.sender()?, others.sender()?);
+/// for job in [1, 2, 3] {
+///     match urgent.try_push(job) {
+///         // It comes back, and can go another way.
+///         Err(Unsent { value, error: QueueError::Full }) => others.try_push(value)?,
+///         result => result?,
+///     }
+/// }
+/// assert_eq!((urgent.queue().len(), others.queue().len()), (1, 2));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Unsent<T> {
     /// The element, as it was given.

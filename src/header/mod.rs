@@ -99,11 +99,12 @@ bitflags::bitflags! {
 /// use shmem_bind::{Builder, Header, HeaderError, OrphanPolicy, Payload, UnlinkPolicy};
 ///
 /// # let name = &format!("shmem-bind-doc-{}-header", std::process::id());
-/// let _segment = Builder::new(name).with_size(64).open()?;
+/// let segment = Builder::new(name).with_size(64).open()?;
 /// // What a tool sees that attaches to nothing:
 /// let file = std::fs::read(format!("/dev/shm/{name}")).unwrap();
 /// let header = Header::parse(&file)?;
 /// header.check_len(file.len() as u64)?;
+/// assert_eq!(header.segment_id(), segment.segment_id());
 /// assert_eq!((header.payload_len(), header.initial_len(), header.total_len()), (64, 64, 4160));
 /// assert_eq!((header.attachments(), header.is_live(), header.is_memfd()), (1, true, false));
 /// assert_eq!(header.unlink_policy(), UnlinkPolicy::OwnerDrop);

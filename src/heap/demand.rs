@@ -36,6 +36,25 @@ impl<'d> Demand<'d> {
     }
 
     /// Passes on each request, and how often it is made.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::allocator::{Demand, PlainHeap};
+    ///
+    /// /// Of an allocator that lays blocks one behind the other, and has no words of its own.
+    /// fn required_len(demand: &Demand<'_>) -> Option<u64> {
+    ///     let mut len = Some(0);
+    ///     demand.each(|request, count| {
+    ///         let blocks = request.block_len().and_then(|block| block.checked_mul(count));
+    ///         len = len.zip(blocks).and_then(|(len, blocks): (u64, u64)| len.checked_add(blocks));
+    ///     });
+    ///     len
+    /// }
+    ///
+    /// let plain = PlainHeap::new(0);
+    /// let ten = required_len(&Demand::new(&|pass| pass(&plain.request(100, 8, 0), 10)));
+    /// assert_eq!(ten, Some(1280));
+    /// ```
     pub fn each(&self, mut pass: impl FnMut(&Request, u64)) {
         (self.0)(&mut pass);
     }

@@ -125,6 +125,7 @@ pub(crate) fn commit(word: &AtomicU64, value: u64) {
 /// let plain = PlainHeap::new(4096);
 /// let heap = plain.heap(&memory, &[], 0);
 /// assert_eq!((heap.len(), heap.capacity(), heap.slot()), (4096, 4096, 0));
+/// assert!(!heap.is_empty() && PlainHeap::new(0).heap(&[], &[], 0).is_empty());
 /// heap.store(0, 7)?; // under a lock, or before anybody depends on it
 /// heap.commit(8, 1)?; // and this says that it is there
 /// assert_eq!((heap.load(0)?, heap.load(8)?), (7, 1));
@@ -242,15 +243,13 @@ impl<'a> Heap<'a> {
     /// # Examples
     /// ```
     /// use shmem_bind::allocator::PlainHeap;
-    /// use std::sync::atomic::AtomicU64;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
     ///
     /// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
     /// let plain = PlainHeap::new(4096);
-    /// let heap = plain.heap(&memory, &[], 0);
-    /// use std::sync::atomic::Ordering::Relaxed;
     /// let stock: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
     /// let heap = plain.heap(&memory, &stock, 0);
-    /// heap.private()[3].store(7, Relaxed);
+    /// heap.private()[3].store(7, Ordering::Relaxed);
     /// assert_eq!(heap.load(24)?, 0, "it is no part of the heap");
     /// # Ok::<(), shmem_bind::allocator::HeapError>(())
     /// ```

@@ -19,6 +19,8 @@ use super::{BLOCK_HEADER_LEN, GRANULE};
 /// assert_eq!(extent.object_len(), Some(64 - 24 - 10));
 /// assert_eq!(Extent::from_bits(extent.bits()), extent);
 /// assert!(Extent::from_bits(0).is_empty());
+/// let largest = Extent::new(Extent::MAX_LEN, Extent::MAX_SLACK);
+/// assert_eq!((largest.len(), largest.slack()), (Extent::MAX_LEN, 255));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Extent(u64);

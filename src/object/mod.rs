@@ -75,8 +75,32 @@ pub(crate) const TAG_OFFSET: u64 = 8;
 /// Offset of the extent in a block header, in bytes.
 pub(crate) const EXTENT_OFFSET: u64 = 16;
 /// Unit of block sizes, in bytes. Blocks begin 8 bytes after a multiple of it, so that payloads are aligned to it.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::{GRANULE, PlainHeap};
+/// use shmem_bind::{RegionAllocator, Tlsf};
+/// use std::sync::atomic::AtomicU64;
+///
+/// let memory: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+/// let plain = PlainHeap::new(4096);
+/// let heap = plain.heap(&memory, &[], 0);
+/// Tlsf::format(&heap)?;
+/// let block = heap.block(Tlsf::allocate(&heap, &plain.request(100, 8, 0))?)?;
+/// assert_eq!((block.offset % GRANULE, block.payload() % GRANULE, block.extent.len() % GRANULE), (8, 0, 0));
+/// # Ok::<(), shmem_bind::allocator::HeapError>(())
+/// ```
 pub const GRANULE: u64 = 16;
 /// Least size of a block, in bytes. No two blocks begin in the same 32 bytes.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::allocator::{MIN_BLOCK_LEN, PlainHeap};
+///
+/// let plain = PlainHeap::new(0);
+/// let block_len = |len| plain.request(len, 1, 0).block_len();
+/// assert_eq!([0, 8, 9].map(block_len), [Some(MIN_BLOCK_LEN), Some(MIN_BLOCK_LEN), Some(48)]);
+/// ```
 pub const MIN_BLOCK_LEN: u64 = 32;
 
 const KIND_MASK: u64 = 7;

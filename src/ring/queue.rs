@@ -20,6 +20,26 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use static_assertions::const_assert_eq;
 
 /// How many send to a queue, and receive from it: [`Single`] or [`Many`].
+///
+/// # Examples
+/// ```
+/// use shmem_bind::ring::{Mode, Mpmc, Queue, Spsc};
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// /// For queues of both sorts.
+/// fn greet<M: Mode, const N: usize>(queue: &Queue<u32, N, M>) -> Result<u32, ShmemError> {
+///     queue.sender()?.try_push(7)?;
+///     Ok(queue.receiver()?.try_pop()?)
+/// }
+///
+/// assert_eq!(greet(&*arena.alloc(Spsc::<u32, 4>::new())?)?, 7);
+/// assert_eq!(greet(&*arena.alloc(Mpmc::<u32, 16>::new())?)?, 7);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Mode: sealed::Sealed {}
 
 pub(super) mod sealed {
@@ -31,10 +51,48 @@ pub(super) mod sealed {
 }
 
 /// One sender and one receiver at a time.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::ring::{Queue, QueueError, Single};
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let samples = arena.alloc(Queue::<u32, 16, Single>::new())?; // an `Spsc`
+/// let mut sender = samples.sender()?;
+/// assert_eq!(samples.sender().unwrap_err(), QueueError::Taken);
+/// sender.push(1)?;
+/// drop(sender);
+/// // The next one goes on where that one has stopped.
+/// samples.sender()?.push(2)?;
+/// assert_eq!(samples.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub enum Single {}
 
 /// Any number of senders and receivers.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::ring::{Many, Queue};
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let jobs = arena.alloc(Queue::<u32, 16, Many>::new())?; // an `Mpmc`
+/// for (number, mut sender) in [1, 2].into_iter().zip([jobs.sender()?, jobs.sender()?]) {
+///     sender.push(number)?;
+/// }
+/// let (mut receiver, mut other) = (jobs.receiver()?, jobs.receiver()?);
+/// assert_eq!((other.pop()?, receiver.pop()?), (1, 2));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub enum Many {}
 
@@ -110,6 +168,23 @@ pub type Mpmc<T, const N: usize> = Queue<T, N, Many>;
 /// To send and to receive, take a [`sender`](Self::sender) and a [`receiver`](Self::receiver), and keep them.
 ///
 /// # Examples
+/// ```
+/// use shmem_bind::ring::Mpmc;
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let jobs = arena.alloc(Mpmc::<u32, 16>::new())?;
+/// assert_eq!((jobs.len(), jobs.capacity()), (0, 16));
+/// jobs.sender()?.push(7)?;
+/// jobs.close();
+/// assert!(jobs.is_closed() && !jobs.is_empty(), "what is left can be received");
+/// assert_eq!(jobs.receiver()?.pop()?, 7);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// Other capacities do not compile:
 /// ```compile_fail,E0080
 /// # use shmem_bind::ring::Mpmc;

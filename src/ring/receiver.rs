@@ -91,6 +91,24 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     ///
     /// # Errors
     /// As [`pop_for`](Self::pop_for).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::ring::{QueueError, Spsc};
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let samples = arena.alloc(Spsc::<u64, 16>::new())?;
+    /// samples.sender()?.push(7)?;
+    /// let (mut receiver, soon) = (samples.receiver()?, Duration::from_micros(10));
+    /// assert_eq!(receiver.pop_spinning_for(soon), Ok(7));
+    /// assert_eq!(receiver.pop_spinning_for(soon), Err(QueueError::Empty));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     pub fn pop_spinning_for(&mut self, timeout: Duration) -> Result<T, QueueError> {
         let claim = wait::awake(timeout, |looks_around| self.claim(1, looks_around));
@@ -140,6 +158,25 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     ///
     /// # Errors
     /// As [`pop_for`](Self::pop_for).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::ring::{QueueError, Spsc};
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let frames = arena.alloc_zeroed::<Spsc<[u8; 4096], 4>>()?;
+    /// let mut receiver = frames.receiver()?;
+    /// let nothing = receiver.peek_for(Duration::from_millis(1)).map(|frame| frame[0]);
+    /// assert_eq!(nothing, Err(QueueError::Empty));
+    /// frames.sender()?.push([7; 4096])?;
+    /// assert_eq!(receiver.peek_for(Duration::from_secs(1))?[4095], 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn peek_for(&mut self, timeout: Duration) -> Result<Received<'_, 'a, T, N, M>, QueueError> {
         let run = self.claim_asleep(timeout).map_err(|refusal| self.error(refusal))?;
         Ok(Received { receiver: self, position: run.start })
@@ -250,6 +287,28 @@ impl<T, const N: usize, M> fmt::Debug for Receiver<'_, T, N, M> {
 ///
 /// Dropped, it gives the place back. Forgotten, it keeps its place until this process ends (of an `Mpmc`), or is received again (of an
 /// `Spsc`).
+///
+/// # Examples
+/// ```
+/// use shmem_bind::ring::Mpmc;
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let frames = arena.alloc_zeroed::<Mpmc<[u8; 4096], 4>>()?;
+/// frames.sender()?.push_slice(&[[1; 4096], [2; 4096]])?;
+/// let mut receiver = frames.receiver()?;
+///
+/// let frame = receiver.peek()?;
+/// assert_eq!(frame.iter().max(), Some(&1)); // where it lies
+/// frame.release();
+/// let frame: [u8; 4096] = receiver.peek()?.take()?; // a copy of one's own
+/// assert_eq!(frame, [2; 4096]);
+/// assert!(frames.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropped, it gives the element up"]
 pub struct Received<'r, 'a, T: Shareable, const N: usize, M: Mode> {
     receiver: &'r mut Receiver<'a, T, N, M>,
@@ -317,6 +376,26 @@ impl<T: Shareable + fmt::Debug, const N: usize, M: Mode> fmt::Debug for Received
 ///
 /// Each place is free as soon as its element has been given; but a sender that sleeps for one is told only after the last of
 /// them, or goes on after a quarter of a second. So it is not to be kept for long.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::ring::Mpmc;
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let jobs = arena.alloc(Mpmc::<u32, 8>::new())?;
+/// jobs.sender()?.push_slice(&[1, 2, 3, 4, 5])?;
+/// let mut receiver = jobs.receiver()?;
+///
+/// let mut drain = receiver.drain(4)?;
+/// assert_eq!((drain.next(), drain.len()), (Some(1), 3));
+/// drop(drain); // and 2, 3 and 4 with it
+/// assert_eq!(receiver.try_pop()?, 5);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropped, it drops the elements"]
 pub struct Drain<'r, 'a, T: Shareable, const N: usize, M: Mode> {
     receiver: &'r mut Receiver<'a, T, N, M>,

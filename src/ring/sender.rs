@@ -90,6 +90,26 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     ///
     /// # Errors
     /// As [`push_for`](Self::push_for).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::ring::{QueueError, Spsc};
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let samples = arena.alloc(Spsc::<u64, 1>::new())?;
+    /// let (mut sender, soon) = (samples.sender()?, Duration::from_micros(10));
+    /// sender.push_spinning_for(1, soon)?;
+    /// // No receiver makes room.
+    /// assert_eq!(sender.push_spinning_for(2, soon).unwrap_err().error, QueueError::Full);
+    /// let unsent = sender.try_push(3).unwrap_err();
+    /// assert_eq!((unsent.value, unsent.error), (3, QueueError::Full));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     pub fn push_spinning_for(&mut self, value: T, timeout: Duration) -> Result<(), Unsent<T>> {
         let claim = wait::awake(timeout, |looks_around| self.claim(1, looks_around));
@@ -174,6 +194,25 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     ///
     /// # Errors
     /// As [`push_for`](Self::push_for), without an element.
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::ring::{QueueError, Spsc};
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), ShmemError> {
+    /// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+    /// let arena = segment.arena::<Tlsf>()?;
+    /// let frames = arena.alloc_zeroed::<Spsc<[u8; 4096], 1>>()?;
+    /// let mut sender = frames.sender()?;
+    /// sender.reserve_for(Duration::from_secs(1))?.write([7; 4096])?;
+    /// // No receiver makes room.
+    /// let error = sender.reserve_for(Duration::from_millis(1)).unwrap_err();
+    /// assert_eq!(error, QueueError::Full);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reserve_for(&mut self, timeout: Duration) -> Result<Slot<'_, 'a, T, N, M>, QueueError> {
         let run = self.claim_asleep(timeout).map_err(|refusal| self.error(refusal))?;
         Ok(Slot { sender: self, run })
@@ -279,6 +318,29 @@ impl<T, const N: usize, M> fmt::Debug for Sender<'_, T, N, M> {
 /// Dropped, it sends nothing. To an `Mpmc` the place is used up then, and is free again when receivers have passed over it.
 /// What others send to an `Mpmc` meanwhile is received after this element; so it is not to be kept for long, and forgotten it
 /// stops the queue until this process ends.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::ring::Spsc;
+/// use shmem_bind::{Builder, ShmemError, Tlsf};
+///
+/// # fn main() -> Result<(), ShmemError> {
+/// let (segment, _fd) = Builder::memfd().create(64 * 1024)?;
+/// let arena = segment.arena::<Tlsf>()?;
+/// let frames = arena.alloc_zeroed::<Spsc<[u8; 4096], 4>>()?;
+/// let mut sender = frames.sender()?;
+/// drop(sender.reserve()?); // nothing
+/// sender.reserve()?.write([1; 4096])?;
+///
+/// let mut slot = sender.reserve()?;
+/// slot.uninit().write([2; 4096]);
+/// // SAFETY: written just now.
+/// unsafe { slot.commit() }?;
+/// let frames: Vec<u8> = frames.receiver()?.drain(100)?.map(|frame| frame[4095]).collect();
+/// assert_eq!(frames, [1, 2]);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropped, it sends nothing"]
 pub struct Slot<'s, 'a, T: Shareable, const N: usize, M: Mode> {
     sender: &'s mut Sender<'a, T, N, M>,

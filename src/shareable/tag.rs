@@ -53,7 +53,8 @@ shareable! {
     /// ```
     /// use shmem_bind::{Shareable, TypeTag};
     ///
-    /// assert_eq!(u32::TAG.size(), 4);
+    /// assert_eq!((u32::TAG.size(), u32::TAG.align(), u32::TAG.version()), (4, 4, 0));
+    /// assert_eq!(TypeTag::new::<u64>("Seconds", 2).version(), 2);
     /// assert_ne!(u32::TAG, i32::TAG);
     /// // A fingerprint is the same everywhere and for ever.
     /// assert_eq!(u32::TAG.fingerprint(), 0x864d_bd96_9ab7_6efa);

@@ -100,9 +100,50 @@ unsafe impl Shareable for Condvar {
 unsafe impl FromZeros for Condvar {}
 
 /// A guard, or why there is none, after a wait.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{Condvar, Mutex, WaitError, WaitResult};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// // Of a counter that may begin anew.
+/// fn from_zero(result: WaitResult<'_, u32>) -> WaitResult<'_, u32> {
+///     match result {
+///         Err(WaitError::Orphaned { orphaned, .. }) => Ok(orphaned.replace(0)),
+///         result => result,
+///     }
+/// }
+///
+/// let (number, changed) = (arena.alloc(Mutex::new(7_u32))?, arena.alloc(Condvar::new())?);
+/// let guard = from_zero(changed.wait_while(number.lock()?, |number| *number == 0))?;
+/// assert_eq!(*guard, 7);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 pub type WaitResult<'a, T> = Result<MutexGuard<'a, T>, WaitError<'a, T>>;
 
 /// The same for a wait with a deadline, and whether the time was up.
+///
+/// # Examples
+/// ```
+/// use core::time::Duration;
+/// use shmem_bind::sync::{Condvar, Mutex, WaitForResult};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// fn describe(result: WaitForResult<'_, u32>) -> String {
+///     match result {
+///         Ok((_, result)) if result.timed_out() => "nothing has come".to_owned(),
+///         Ok((number, _)) => number.to_string(),
+///         Err(error) => error.to_string(),
+///     }
+/// }
+///
+/// let (number, changed) = (arena.alloc(Mutex::new(0_u32))?, arena.alloc(Condvar::new())?);
+/// let result = changed.wait_while_for(number.lock()?, Duration::from_millis(1), |number| *number == 0);
+/// assert_eq!(describe(result), "nothing has come");
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 pub type WaitForResult<'a, T> = Result<(MutexGuard<'a, T>, WaitTimeoutResult), WaitError<'a, T>>;
 
 impl Condvar {
@@ -158,6 +199,27 @@ impl Condvar {
     ///
     /// # Errors
     /// As [`wait`](Self::wait), and [`WaitError::Failed`] with [`LockFailure::Busy`] if the mutex was held for that long.
+    ///
+    /// # Examples
+    /// ```
+    /// use core::time::Duration;
+    /// use shmem_bind::sync::{Condvar, Mutex};
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let (number, changed) = (arena.alloc(Mutex::new(0))?, arena.alloc(Condvar::new())?);
+    /// std::thread::scope(|scope| {
+    ///     let mut guard = number.lock()?;
+    ///     // Somebody changes it, and does not come to notify.
+    ///     scope.spawn(|| *number.lock().unwrap() = 7);
+    ///     while *guard == 0 {
+    ///         (guard, _) = changed.wait_for(guard, Duration::from_millis(10))?;
+    ///     }
+    ///     assert_eq!(*guard, 7);
+    ///     Ok::<(), ShmemError>(())
+    /// })?;
+    /// # Ok::<(), ShmemError>(())
+    /// ```
     pub fn wait_for<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> WaitForResult<'a, T> {
         let patience = place(self).and_then(|(_, attached)| holder(attached).map(|_| attached.patience));
         let patience = match patience {
@@ -181,6 +243,25 @@ impl Condvar {
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
+    ///
+    /// # Examples
+    /// ```
+    /// use shmem_bind::sync::{Condvar, Mutex};
+    /// use shmem_bind::{Builder, ShmemError, Tlsf};
+    ///
+    /// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+    /// let (is_open, changed) = (arena.alloc(Mutex::new(false))?, arena.alloc(Condvar::new())?);
+    /// let enter = || Ok::<bool, ShmemError>(*changed.wait_while(is_open.lock()?, |is_open| !*is_open)?);
+    /// std::thread::scope(|scope| {
+    ///     // Elsewhere these would be processes.
+    ///     let waiting = [scope.spawn(enter), scope.spawn(enter)];
+    ///     *is_open.lock()? = true;
+    ///     changed.notify_all();
+    ///     assert_eq!(waiting.map(|thread| thread.join().unwrap()), [Ok(true), Ok(true)]);
+    ///     Ok::<(), ShmemError>(())
+    /// })?;
+    /// # Ok::<(), ShmemError>(())
+    /// ```
     pub fn wait_while<'a, T>(
         &self,
         mut guard: MutexGuard<'a, T>,
@@ -255,6 +336,24 @@ impl fmt::Debug for Condvar {
 }
 
 /// Whether a wait ended because the time was up.
+///
+/// # Examples
+/// ```
+/// use core::time::Duration;
+/// use shmem_bind::sync::{Condvar, Mutex};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let (number, changed) = (arena.alloc(Mutex::new(7))?, arena.alloc(Condvar::new())?);
+/// let soon = Duration::from_millis(1);
+/// // As it is wanted, so there is nothing to wait for.
+/// let (guard, result) = changed.wait_while_for(number.lock()?, soon, |number| *number != 7)?;
+/// assert!(!result.timed_out());
+/// // Nobody makes another of it.
+/// let (_guard, result) = changed.wait_while_for(guard, soon, |number| *number == 7)?;
+/// assert!(result.timed_out());
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitTimeoutResult(bool);
 
@@ -267,6 +366,23 @@ impl WaitTimeoutResult {
 }
 
 /// Why there is no guard after a wait, or has been no wait.
+///
+/// # Examples
+/// ```
+/// use shmem_bind::sync::{Condvar, LockFailure, Mutex, WaitError};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let number = arena.alloc(Mutex::new(7))?;
+/// // On the stack it is no condvar that anybody else could notify.
+/// let error = Condvar::new().wait(number.lock()?).unwrap_err();
+/// assert_eq!(error.failure(), LockFailure::NotAttached);
+/// let WaitError::Refused { mut guard, .. } = error else { unreachable!() };
+/// *guard += 1; // held still
+/// # drop(guard);
+/// # assert_eq!(*number.lock()?, 8);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[non_exhaustive]
 pub enum WaitError<'a, T> {
     /// Nobody can wait here. The mutex has not been given back.

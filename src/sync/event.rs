@@ -72,6 +72,26 @@ unsafe impl Shareable for Event {
 unsafe impl FromZeros for Event {}
 
 /// Since when somebody listens to an [`Event`].
+///
+/// # Examples
+/// ```
+/// use core::sync::atomic::{AtomicU32, Ordering};
+/// use core::time::Duration;
+/// use shmem_bind::sync::{Event, Listening};
+/// use shmem_bind::{Builder, Tlsf};
+///
+/// # let arena = Builder::memfd().create(64 * 1024)?.0.arena::<Tlsf>()?;
+/// let (jobs, arrived) = (arena.alloc(AtomicU32::new(0))?, arena.alloc(Event::new())?);
+/// let since: Listening = arrived.listen();
+/// if jobs.load(Ordering::Acquire) == 0 {
+///     // Just now somebody brings one, and it is not missed.
+///     jobs.fetch_add(1, Ordering::Release);
+///     arrived.notify_one();
+///     assert!(arrived.wait(since, Duration::from_secs(5))?);
+/// }
+/// # assert_eq!(jobs.load(Ordering::Acquire), 1);
+/// # Ok::<(), shmem_bind::ShmemError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening(Count);
 
@@ -111,7 +131,7 @@ impl Event {
     ///
     /// let since = event.listen();
     /// assert!(!event.wait(since, Duration::from_millis(1))?);
-    /// event.notify_all();
+    /// event.notify_one();
     /// assert!(event.wait(since, Duration::from_millis(1))?);
     /// # Ok(())
     /// # }

@@ -85,6 +85,12 @@ const SLICE: Duration = Duration::from_millis(100);
 /// // In each process the same; one of them computes it.
 /// let limits = limits.get_or_init(|| Limits { users: 10, requests: 500 })?;
 /// assert_eq!((limits.users, limits.requests), (10, 500));
+///
+/// // Who has a cell alone may change what is in it, or take it out.
+/// let mut cell = OnceCell::from(5);
+/// *cell.get_mut().unwrap() += 1;
+/// assert_eq!(cell.get(), Some(&6));
+/// assert_eq!((cell.take(), cell.into_inner()), (Some(6), None));
 /// # Ok(())
 /// # }
 /// ```
@@ -181,6 +187,22 @@ impl<T> OnceCell<T> {
     ///
     /// # Errors
     /// As [`get_or_init`](Self::get_or_init), and [`LockFailure::Busy`] when the time is up.
+    ///
+    /// # Examples
+    /// ```
+    /// use core::time::Duration;
+    /// use shmem_bind::sync::{LockFailure, OnceCell};
+    /// # let arena = shmem_bind::Builder::memfd().create(64 * 1024)?.0.arena::<shmem_bind::Tlsf>()?;
+    /// let (cell, soon) = (arena.alloc(OnceCell::new())?, Duration::from_millis(1));
+    /// cell.get_or_init(|| {
+    ///     // Another one comes meanwhile, and does not wait for long.
+    ///     let other = || assert_eq!(cell.get_or_init_for(soon, || 2), Err(LockFailure::Busy));
+    ///     std::thread::scope(|scope| scope.spawn(other).join()).unwrap();
+    ///     1
+    /// })?;
+    /// assert_eq!(cell.get_or_try_init_for(soon, || Err(LockFailure::Damaged)), Ok(&1));
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     #[inline]
     pub fn get_or_init_for(&self, timeout: Duration, f: impl FnOnce() -> T) -> Result<&T, LockFailure> {
         self.get_or_try_init_for(timeout, || Ok(f()))
@@ -193,17 +215,14 @@ impl<T> OnceCell<T> {
     ///
     /// # Examples
     /// ```
-    /// use shmem_bind::ShmemError;
     /// use shmem_bind::sync::OnceCell;
     ///
     /// fn port(cell: &OnceCell<u16>) -> Result<u16, Box<dyn std::error::Error>> {
     ///     let parse = || Ok::<_, Box<dyn std::error::Error>>("8080".parse()?);
     ///     cell.get_or_try_init(parse).copied()
     /// }
-    /// # use shmem_bind::{Builder, Arena, Tlsf};
-    /// # let name = &format!("shmem-bind-doc-{}-try-init", std::process::id());
-    /// # let arena: Arena<Tlsf> = Builder::new(name).with_size(64 * 1024).open()?.arena()?;
-    /// # let cell = arena.find_or_alloc("port", OnceCell::<u16>::new)?;
+    /// # let arena = shmem_bind::Builder::memfd().create(64 * 1024)?.0.arena::<shmem_bind::Tlsf>()?;
+    /// # let cell = arena.alloc(OnceCell::<u16>::new())?;
     /// # assert_eq!(port(&cell)?, 8080);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -471,6 +490,9 @@ impl<T> Error for SetError<T> {}
 ///     }
 /// })?;
 /// assert!(table.filled.is_completed());
+/// let soon = std::time::Duration::from_secs(1);
+/// table.filled.call_once_for(soon, || unreachable!("it is done"))?;
+/// assert!(table.filled.wait_for(soon)? && table.filled.wait().is_ok());
 /// assert_eq!(table.squares[7].load(Ordering::Relaxed), 49);
 /// # Ok(())
 /// # }
