@@ -196,7 +196,7 @@ impl Step {
             3 => from,
             4 => from ^ 1 << (self.word >> 16 & 63),
             5 => old & !0xffff_ffff | self.word & 0xffff_ffff,
-            6 => from << 32 | from >> 32,
+            6 => from.rotate_left(32),
             _ => signed,
         };
         unsafe { at.write_volatile(word) };
@@ -371,7 +371,7 @@ impl<M: Mode> Ends<M> {
         result: Result<T, QueueError>,
     ) -> Option<T> {
         if is_clean {
-            assert_eq!(result.as_ref().map(|_| ()), expected.as_ref().map(|()| ()));
+            assert_eq!(result.as_ref().map(|_| ()), expected.as_ref().copied());
         }
         result.ok()
     }
