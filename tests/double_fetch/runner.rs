@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const ENDLESS: Duration = Duration::from_secs(30);
 
 /// Words that are replaced in a scene, however slow the machine is.
-const AT_LEAST: usize = 8;
+const AT_LEAST: usize = 3;
 
 /// A victim that is stopped at an instruction of its operation.
 struct Stopped {
