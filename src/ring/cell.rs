@@ -12,6 +12,10 @@
 //! Zero is a free cell that never had an element.
 
 use crate::lock::Holder;
+#[cfg(target_arch = "x86_64")]
+use core::sync::atomic::compiler_fence;
+#[cfg(not(target_arch = "x86_64"))]
+use core::sync::atomic::fence;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 const HOLDER: u64 = (1 << 31) - 1;
@@ -58,11 +62,17 @@ impl CellWord for AtomicU64 {
         let _: u64 = self.swap(new, Ordering::SeqCst);
         #[cfg(not(target_arch = "x86_64"))]
         self.store(new, Ordering::Release);
-        #[cfg(not(target_arch = "x86_64"))]
-        core::sync::atomic::fence(Ordering::SeqCst);
-        #[cfg(target_arch = "x86_64")]
-        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        fence_after_exchange();
     }
+}
+
+/// A fence after an exchange, which on x86-64 is one by itself.
+#[inline]
+pub(super) fn fence_after_exchange() {
+    #[cfg(target_arch = "x86_64")]
+    compiler_fence(Ordering::SeqCst);
+    #[cfg(not(target_arch = "x86_64"))]
+    fence(Ordering::SeqCst);
 }
 
 /// Number of a lap, of 31 bits.

@@ -220,7 +220,11 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     #[inline]
     fn claim(&mut self, most: u64, looks_around: bool) -> Result<Run, Refusal> {
         let queue = self.end.queue;
-        wait::unless_closed(|| queue.is_closed(), || self.claim_once(most, looks_around))
+        wait::unless_at_end(
+            || queue.is_closed(),
+            || fence(Ordering::SeqCst),
+            || self.claim_once(most, looks_around),
+        )
     }
 
     #[inline]

@@ -4,11 +4,12 @@
 //! Writes elements into cells that this end has taken for that, before it says that they are full.
 #![allow(unsafe_code)]
 
-use super::cell::{Outcome, Refusal, Run, settle};
+use super::cell::{Outcome, Refusal, Run, fence_after_exchange, settle};
 use super::end::End;
 use super::queue::{Mode, Queue};
 use super::{many, single, wait};
 use crate::error::{QueueError, Unsent};
+use crate::lock::Roll;
 use crate::shareable::Shareable;
 use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit};
@@ -148,7 +149,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
             for (value, offset) in rest.iter().zip(0..run.len) {
                 self.write(run.start.wrapping_add(offset), value);
             }
-            match self.end.check_attached() {
+            match self.check_taken() {
                 Ok(()) => self.finish(run, Outcome::Full),
                 Err(_) if rest.len() < values.len() => break,
                 Err(refusal) => return Err(self.error(refusal)),
@@ -235,16 +236,33 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     fn claim(&mut self, most: u64, looks_around: bool) -> Result<Run, Refusal> {
         let attached = self.end.attached()?;
         let queue = self.end.queue;
-        if queue.is_closed() {
-            return Err(Refusal::Other(QueueError::Closed));
-        }
         if M::IS_SINGLE {
+            self.check_open()?;
             if self.free < most {
                 self.free = single::count_free(queue, self.position, most)?;
             }
             return Ok(Run { start: self.position, len: self.free.min(most) });
         }
-        many::claim_to_write(queue, self.end.holder, most, if looks_around { Some(attached) } else { None })
+        let (holder, roll) = (self.end.holder, if looks_around { Some(attached as &dyn Roll) } else { None });
+        wait::while_open(
+            || queue.is_closed(),
+            fence_after_exchange,
+            || many::claim_to_write(queue, holder, most, roll),
+            |run| self.finish(run, Outcome::Skipped),
+        )
+    }
+
+    /// Asked before an element is sent to a place that has been taken.
+    #[inline]
+    fn check_taken(&self) -> Result<(), Refusal> {
+        self.end.check_attached()?;
+        // Of a queue for many nobody comes to the end as long as somebody has a place. For one, a claim leaves no mark.
+        if M::IS_SINGLE { self.check_open() } else { Ok(()) }
+    }
+
+    #[inline]
+    fn check_open(&self) -> Result<(), Refusal> {
+        if self.end.queue.is_closed() { Err(Refusal::Other(QueueError::Closed)) } else { Ok(()) }
     }
 
     #[inline]
@@ -261,7 +279,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
         // It is the queue's as soon as the cell is full, and the caller's until then.
         let value = ManuallyDrop::new(value);
         self.write(run.start, &value);
-        match self.end.check_attached() {
+        match self.check_taken() {
             Ok(()) => {
                 self.finish(run, Outcome::Full);
                 Ok(())
@@ -354,6 +372,7 @@ impl<T: Shareable, const N: usize, M: Mode> Slot<'_, '_, T, N, M> {
     /// # Errors
     /// With the element:
     /// - [`QueueError::NotAttached`]: this is a child after `fork`, and the place is its parent's.
+    /// - [`QueueError::Closed`]: this is an `Spsc`, and it has been closed meanwhile.
     /// - [`QueueError::Severed`]: memory of the segment has gone away.
     pub fn write(self, value: T) -> Result<(), Unsent<T>> {
         let mut this = ManuallyDrop::new(self);
@@ -381,7 +400,7 @@ impl<T: Shareable, const N: usize, M: Mode> Slot<'_, '_, T, N, M> {
     /// It has been written, as for [`MaybeUninit::assume_init`].
     pub unsafe fn commit(self) -> Result<(), QueueError> {
         let mut this = ManuallyDrop::new(self);
-        this.sender.end.check_attached().map_err(|refusal| this.sender.error(refusal))?;
+        this.sender.check_taken().map_err(|refusal| this.sender.error(refusal))?;
         let run = this.run;
         this.sender.finish(run, Outcome::Full);
         Ok(())

@@ -66,17 +66,44 @@ fn wake<W: Word>(event: &RawEvent<W>, is_for_all: bool) {
     if is_for_all { event.notify_all() } else { event.notify_one() }
 }
 
+/// Takes places to send to, unless the queue is closed, and gives them back if that comes between: then those who received may have
+/// come to the end before they could see that the places were taken.
+///
+/// After a claim, which is an exchange, `fence` is one, and there is one between the looks of [`unless_at_end`]. So if a sender finds
+/// that the queue is open still, those who find it closed find the claim.
+#[inline]
+pub(super) fn while_open<R>(
+    is_closed: impl Fn() -> bool,
+    fence: fn(),
+    attempt: impl FnOnce() -> Result<R, Refusal>,
+    give_back: impl FnOnce(R),
+) -> Result<R, Refusal> {
+    if is_closed() {
+        return Err(Refusal::Other(QueueError::Closed));
+    }
+    let claim = attempt()?;
+    // SYNC: with `Queue::close`, and the fence of those who received.
+    fence();
+    if is_closed() {
+        give_back(claim);
+        return Err(Refusal::Other(QueueError::Closed));
+    }
+    Ok(claim)
+}
+
 /// Tries to receive from a queue that may be closed: at its end, nothing more comes then.
 ///
 /// What somebody is still sending may come, and what was sent behind that is there; only who finds neither has come to the end.
 #[inline]
-pub(super) fn unless_closed<R>(
+pub(super) fn unless_at_end<R>(
     is_closed: impl FnOnce() -> bool,
+    fence: fn(),
     mut attempt: impl FnMut() -> Result<R, Refusal>,
 ) -> Result<R, Refusal> {
     match attempt() {
         Err(refusal) if refusal.may_pass() && is_closed() => {
-            // What was sent before it was closed is there now.
+            // What was sent, or begun, before it was closed is there now.
+            fence();
             match attempt() {
                 Err(Refusal::NotReady) => Err(Refusal::Other(QueueError::Closed)),
                 outcome => outcome,

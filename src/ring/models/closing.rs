@@ -31,6 +31,26 @@ fn closing(depth: Depth, mistake: Mistake) -> u64 {
     })
 }
 
+/// One sends while another one closes: it is told that nothing was sent, or the element comes before the end.
+fn sending_meanwhile(depth: Depth, mistake: Mistake) -> u64 {
+    check(depth, move || {
+        let world = World::new(false, 2, mistake);
+        let sender = world.start(0, Fate::LIVES, |process| {
+            if process.send_while_open(1) {
+                process.world.sent.borrow_mut().push(1);
+            }
+        });
+        let receiver = world.start(1, Fate::LIVES, |process| {
+            process.close();
+            receive_to_the_end(process);
+        });
+        join(sender);
+        join(receiver);
+        assert_eq!(*world.received.borrow(), *world.sent.borrow(), "it was sent and left behind");
+        assert_received(&world.conclude(), &[], &[1]);
+    })
+}
+
 /// One sends, another one closes, and two wait for the end.
 fn crowd_at_the_end(depth: Depth, mistake: Mistake) -> u64 {
     check(depth, move || {
@@ -56,6 +76,21 @@ fn nothing_is_left_behind() {
 #[test]
 fn all_come_to_the_end() {
     crowd_at_the_end(THREE, Mistake::None);
+}
+
+#[test]
+fn what_is_sent_while_it_is_closed_comes_before_the_end() {
+    sending_meanwhile(TWO, Mistake::None);
+}
+
+#[test]
+fn planted_closed_looked_at_once() {
+    finds("left behind", || sending_meanwhile(TWO_SHALLOW, Mistake::ClosedLookedAtOnce));
+}
+
+#[test]
+fn planted_closed_without_fence() {
+    finds("left behind", || sending_meanwhile(TWO, Mistake::ClosedWithoutFence));
 }
 
 #[test]

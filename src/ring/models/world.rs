@@ -41,6 +41,8 @@ pub(super) enum Mistake {
     ReleaseBeforeRead,
     FromTheBeginning,
     ClosedInTheMiddle,
+    ClosedLookedAtOnce,
+    ClosedWithoutFence,
     ClosedIsForOne,
 }
 
@@ -57,6 +59,8 @@ pub(super) struct World {
     is_closed: AtomicU32,
     roll: Dead,
     pub(super) received: RefCell<Vec<u64>>,
+    /// What was sent for certain.
+    pub(super) sent: RefCell<Vec<u64>>,
 }
 
 #[derive(Debug)]
@@ -186,6 +190,7 @@ impl World {
             is_closed: AtomicU32::new(0),
             roll: Dead { mistake, is_dead: from_fn(|_| AtomicBool::new(false)) },
             received: RefCell::new(Vec::new()),
+            sent: RefCell::new(Vec::new()),
         })
     }
 
@@ -326,6 +331,34 @@ impl Process {
         self.send_at(claim.unwrap(), element);
     }
 
+    /// Gives whether it was sent, and not closed before.
+    pub(super) fn send_while_open(&self, element: u64) -> bool {
+        let is_more = || many::is_place(self);
+        let mistake = self.world.mistake;
+        let looks = Cell::new(0);
+        let is_closed = || {
+            looks.set(looks.get() + 1);
+            (mistake != Mistake::ClosedLookedAtOnce || looks.get() == 1) && self.is_closed()
+        };
+        let fence = || fence(Ordering::SeqCst);
+        let claim = || {
+            looks.set(0);
+            let give_back = |place| {
+                settle(self, place, Outcome::Skipped, true);
+                self.tell_receivers();
+            };
+            let fence = if mistake == Mistake::ClosedWithoutFence { || {} } else { fence };
+            wait::while_open(is_closed, fence, || self.claim_to_write(true), give_back)
+        };
+        match wait::asleep(&self.not_full, self.fence(), PATIENCE, claim, is_more) {
+            Err(Refusal::Other(QueueError::Closed)) => false,
+            claim => {
+                self.send_at(claim.unwrap(), element);
+                true
+            }
+        }
+    }
+
     /// Takes a place, and gives it up.
     pub(super) fn reserve_and_drop(&self) {
         let is_more = || many::is_place(self);
@@ -378,7 +411,7 @@ impl Process {
             }
             claim => claim,
         };
-        let claim = || wait::unless_closed(|| self.is_closed(), claim);
+        let claim = || wait::unless_at_end(|| self.is_closed(), || fence(Ordering::SeqCst), claim);
         match wait::asleep(&self.not_empty, self.fence(), PATIENCE, claim, is_more) {
             Err(Refusal::Other(QueueError::Closed)) => None,
             claim => Some(self.receive_at(claim.unwrap())),
