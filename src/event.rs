@@ -48,6 +48,9 @@ const COUNT_ONE: u32 = 1 << 8;
 /// The longest sleep of one who waits for something that may take for ever. Only after a death it matters.
 const SLICE: Duration = Duration::from_millis(250);
 
+/// How often others may be quicker than one who begins to listen.
+const TRIES: u32 = 1 << 10;
+
 /// Something that happens again and again.
 #[repr(transparent)]
 #[derive(Debug)]
@@ -76,18 +79,22 @@ impl<W: Word> RawEvent<W> {
 
     /// Says that somebody may be going to sleep. What is looked at after this is not older than what was brought about
     /// before the last notification that is counted.
+    ///
+    /// Where others change the word all the time nobody is told, and whoever sleeps then does so for a slice.
     pub(crate) fn listen(&self) -> Count {
-        loop {
-            let word = self.word.load();
+        let mut word = self.word.load();
+        for _ in 0..TRIES {
             let marks = match word & MARKS {
                 MARKS => 1,
                 marks => marks.wrapping_add(1),
             };
             // SYNC: an exchange here and one in `notify_*`: the later one sees what came before the earlier one.
             if self.word.replace(word, word & !MARKS | marks) {
-                return Count(word & !MARKS);
+                break;
             }
+            word = self.word.load();
         }
+        Count(word & !MARKS)
     }
 
     /// Whether it has happened since.

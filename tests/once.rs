@@ -189,14 +189,18 @@ fn whoever_wants_what_it_is_to_give_is_told() {
             assert_eq!(cell.get_or_init(|| Pair::of(1)), Err(LockFailure::Deadlock));
             let error = cell.set(Pair::of(1)).unwrap_err();
             assert_eq!((error.failure, error.value), (Some(LockFailure::Deadlock), Pair::of(1)));
-            // To look is allowed, and so is to wait in vain.
+            // To look is allowed, and to wait is in vain.
             assert_eq!(cell.get(), None);
-            assert_eq!(cell.wait_for(SHORT), Ok(None));
+            assert_eq!(cell.wait_for(Duration::MAX), Err(LockFailure::Deadlock));
+            assert_eq!(cell.wait(), Err(LockFailure::Deadlock));
         }
         thread::scope(|scope| {
             // To another thread it is merely busy.
             let other = scope.spawn(|| place.cell.get_or_init_for(SHORT, || Pair::of(1)).map(|_| ()));
             assert_eq!(other.join().unwrap(), Err(LockFailure::Busy));
+            assert_eq!(scope.spawn(|| place.cell.wait_for(SHORT).map(|_| ())).join().unwrap(), Ok(()));
+            let error = scope.spawn(|| place.cell.set_for(Pair::of(1), SHORT)).join().unwrap().unwrap_err();
+            assert_eq!((error.failure, error.value), (Some(LockFailure::Busy), Pair::of(1)));
         });
         Pair::of(2)
     });
@@ -319,6 +323,34 @@ fn a_value_is_destroyed_once_and_what_is_none_never() {
     assert!(catch_unwind(AssertUnwindSafe(|| cell.get_or_init(|| panic!("on purpose")))).is_err());
     drop(cell);
     is_destroyed(0);
+}
+
+shareable! {
+    /// Larger than the stack of a thread.
+    #[repr(C)]
+    struct Large {
+        counted: [Counted; 4],
+        bytes: [u8; 8 << 20],
+    }
+}
+
+#[test]
+fn what_is_larger_than_the_stack_is_dropped_where_it_lies() {
+    let arena: Arena<Tlsf> = Builder::memfd().create(20 << 20).unwrap().0.arena().unwrap();
+    let (empty, full) = [(); 2].map(|()| arena.alloc_zeroed::<OnceCell<Large>>().unwrap()).into();
+    let with_stack = |size, work: Box<dyn FnOnce() + Send + '_>| {
+        let thread = thread::Builder::new().stack_size(size);
+        thread::scope(|scope| thread.spawn_scoped(scope, work).unwrap().join().unwrap());
+    };
+    with_stack(
+        64 << 20,
+        Box::new(|| {
+            let counted = [0; 4].map(Counted);
+            assert!(full.get_or_init(|| Large { counted, bytes: [7; 8 << 20] }).is_ok());
+        }),
+    );
+    assert_eq!(full.get().unwrap().bytes[8191], 7);
+    with_stack(1 << 20, Box::new(move || drop((empty, full))));
 }
 
 /// It cannot be initialised, nor waited for.

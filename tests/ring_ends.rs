@@ -17,6 +17,7 @@ use std::fs::OpenOptions;
 use std::hint::black_box;
 use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
@@ -107,6 +108,49 @@ fn a_closed_queue_waits_for_those_who_had_begun() {
         assert_eq!(received, [Ok(1), Ok(2), Err(QueueError::Closed)]);
     });
     assert_eq!(receiver.pop(), Err(QueueError::Closed));
+}
+
+#[test]
+fn nothing_is_sent_to_one_that_is_closed_meanwhile() {
+    let (_conf, queue) = queue::<u32, 4, Single>();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    sender.push(1).unwrap();
+    let slot = sender.reserve().unwrap();
+    queue.close();
+    assert_eq!((receiver.try_pop(), receiver.try_pop()), (Ok(1), Err(QueueError::Closed)));
+    let unsent = slot.write(2).unwrap_err();
+    assert_eq!((unsent.value, unsent.error), (2, QueueError::Closed));
+    assert_eq!(sender.push_slice(&[3, 4]), Err(QueueError::Closed));
+    assert_eq!(receiver.pop(), Err(QueueError::Closed));
+    assert!(queue.is_empty());
+}
+
+/// Whoever was told that it is sent finds it received.
+#[test]
+fn what_is_sent_while_others_close_is_received() {
+    let (_conf, fd) = Builder::memfd().create(1 << 20).unwrap();
+    let arena: Arena<Tlsf> = Builder::memfd().attach(&fd).unwrap().arena().unwrap();
+    for round in 0..2000 {
+        let queue = arena.alloc_zeroed::<Mpmc<u32, 4>>().unwrap();
+        let start = Barrier::new(3);
+        let sends = || {
+            let mut sender = queue.sender().unwrap();
+            start.wait();
+            (0..1000).take_while(|number| sender.push(*number).is_ok()).count()
+        };
+        let receives = || {
+            let mut receiver = queue.receiver().unwrap();
+            start.wait();
+            std::iter::from_fn(|| receiver.pop().ok()).count()
+        };
+        thread::scope(|scope| {
+            let (sent, received) = (scope.spawn(sends), scope.spawn(receives));
+            start.wait();
+            (0..round % 200).for_each(|_| std::hint::spin_loop());
+            queue.close();
+            assert_eq!(sent.join().unwrap(), received.join().unwrap(), "round {round}");
+        });
+    }
 }
 
 #[test]

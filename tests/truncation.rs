@@ -39,6 +39,7 @@ alone::tests! {
     one_who_is_severed_leaves_like_one_who_dies
     those_who_only_read_are_told_too
     a_value_becomes_zeros_and_is_not_destroyed
+    what_went_away_while_it_was_set_comes_back
     the_fault_may_come_while_the_last_handle_is_dropped
     several_threads_may_fault_at_once
     what_is_written_by_one_who_is_severed_is_not_taken_for_whole
@@ -389,6 +390,19 @@ fn what_is_written_by_one_who_is_severed_is_not_taken_for_whole() {
 }
 
 /// The last handle is dropped, and only then is it seen that nothing is there any more.
+fn what_went_away_while_it_was_set_comes_back() {
+    type Cell = OnceCell<[u64; 4096]>;
+    survive();
+    let name = TestName::new("set");
+    let cell = unsafe { Builder::new(&name).with_size(size_of::<Cell>()).create().unwrap().boxed::<Cell>() };
+    // What says that there is a value is there still, and part of the value.
+    truncate(&name, 3 * PAGE);
+    let before = survived();
+    let error = cell.set([7; 4096]).unwrap_err();
+    assert_eq!((error.failure, error.value), (Some(LockFailure::Severed), [7; 4096]));
+    assert_eq!((survived(), cell.get()), (before + 1, None));
+}
+
 fn the_fault_may_come_while_the_last_handle_is_dropped() {
     fn dropped<A: RegionAllocator>() {
         for len in LENGTHS {

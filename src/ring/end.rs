@@ -5,7 +5,7 @@ use super::queue::{Queue, Side};
 use crate::attachment::{Attached, Here};
 use crate::error::QueueError;
 use crate::lock::{Holder, LockError, RawLock};
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{Ordering, compiler_fence, fence};
 use core::time::Duration;
 
 /// An end that may be used. It has looked up once which attachment the queue lies in, and so who "I" is.
@@ -52,6 +52,17 @@ impl<'a, T, const N: usize, M> End<'a, T, N, M> {
         // SYNC: what came before is not looked at, or written, after this. Who severs an attachment says so before the memory is
         // another one.
         fence(Ordering::Acquire);
+        self.attached().map(|_| ())
+    }
+
+    /// The same, of one who has given something back there: if that went where nobody sees it, others have it still.
+    #[inline]
+    pub(super) fn check_given_back(&self) -> Result<(), Refusal> {
+        // SYNC: this look is not before what was given back. (x86-64 may do it while the store waits for its place; but it would have to
+        // wait for longer than it takes to map something else there.)
+        #[cfg(not(target_arch = "x86_64"))]
+        fence(Ordering::SeqCst);
+        compiler_fence(Ordering::SeqCst);
         self.attached().map(|_| ())
     }
 

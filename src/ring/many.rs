@@ -36,6 +36,10 @@ use crate::lock::{Holder, Roll};
 /// How often others may be quicker before that is taken for damage: somebody who writes what nobody may.
 const QUICKER: u64 = 1 << 16;
 
+/// How often one asks whether somebody is dead before the caller looks at the clock. There are fewer who can be, but any of them may have
+/// left several runs of cells.
+const QUESTIONS: u32 = 1 << 8;
+
 /// How many steps one may need before that is taken for damage. A counter may have to be moved on past all cells, of those that the
 /// dead have left, or one who was stopped before it moved it itself; and each of them be freed first.
 #[inline]
@@ -51,7 +55,7 @@ pub(super) fn claim_to_write<C: Cells>(
     most: u64,
     roll: Option<&dyn Roll>,
 ) -> Result<Run, Refusal> {
-    let mut gone = None;
+    let mut dead = Dead::new(roll);
     for _ in 0..attempts(cells) {
         let start = cells.tail().load();
         let (word, lap) = at(cells, start)?;
@@ -68,7 +72,7 @@ pub(super) fn claim_to_write<C: Cells>(
                 return Err(Refusal::NotReady);
             }
             Some((When::Last, State::Reading(holder))) => {
-                if !is_gone(holder, roll, &mut gone) {
+                if !dead.is_gone(holder) {
                     return Err(Refusal::NotReady);
                 }
                 // With those behind it that are as many as are wanted, so that the next call need not ask again.
@@ -90,7 +94,7 @@ pub(super) fn claim_to_read<C: Cells>(
     roll: Option<&dyn Roll>,
     given_back: &mut u32,
 ) -> Result<Run, Refusal> {
-    let mut gone = None;
+    let mut dead = Dead::new(roll);
     for _ in 0..attempts(cells) {
         let start = cells.head().load();
         let (word, lap) = at(cells, start)?;
@@ -108,7 +112,7 @@ pub(super) fn claim_to_read<C: Cells>(
             }
             Some((When::Now, state @ (State::Writing(_) | State::Skipped))) => {
                 let is_over = match state {
-                    State::Writing(holder) => is_gone(holder, roll, &mut gone),
+                    State::Writing(holder) => dead.is_gone(holder),
                     _ => true,
                 };
                 if !is_over {
@@ -195,16 +199,32 @@ fn replace_run<C: Cells>(
     Ok(replaced)
 }
 
-/// Whether a holder is dead. Who was found so last, `gone`, is not asked for again.
-fn is_gone(holder: Holder, roll: Option<&dyn Roll>, gone: &mut Option<Holder>) -> bool {
-    if *gone == Some(holder) {
-        return true;
+/// Those who are met, of whom one wants to know whether they are dead.
+struct Dead<'a> {
+    roll: Option<&'a dyn Roll>,
+    /// Who was found so last, and is not asked for again.
+    last: Option<Holder>,
+    questions: u32,
+}
+
+impl<'a> Dead<'a> {
+    const fn new(roll: Option<&'a dyn Roll>) -> Self {
+        Self { roll, last: None, questions: QUESTIONS }
     }
-    let is_gone = roll.is_some_and(|roll| roll.is_gone(holder));
-    if is_gone {
-        *gone = Some(holder);
+
+    /// Whether a holder is dead, as far as that is asked.
+    fn is_gone(&mut self, holder: Holder) -> bool {
+        if self.last == Some(holder) {
+            return true;
+        }
+        let Some(roll) = self.roll.filter(|_| self.questions != 0) else { return false };
+        self.questions = self.questions.wrapping_sub(1);
+        let is_gone = roll.is_gone(holder);
+        if is_gone {
+            self.last = Some(holder);
+        }
+        is_gone
     }
-    is_gone
 }
 
 /// Moves a counter, unless somebody has done so.

@@ -13,7 +13,7 @@
 //! ([`try_push`](Sender::try_push), [`try_pop`](Receiver::try_pop)); one that sends while nobody is asleep makes no system call.
 //!
 //! # What a death costs
-//! A process that is killed while it sends or receives blocks nobody, and costs at most the element that it was at work on:
+//! A process that is killed while it sends or receives blocks nobody, and costs at most what it was at work on, mostly one element:
 //!
 //! | killed | the element |
 //! |---|---|

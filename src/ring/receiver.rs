@@ -260,9 +260,9 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
         let element = self.end.queue.element(position).ok_or(QueueError::Damaged)?;
         // SAFETY: by invariant 1 of the cell, which this end has taken to read from it; the queue lies in an attachment that stays.
         let value = unsafe { element.read() };
-        // Zeros may have taken its place.
-        self.end.check_attached().map_err(|refusal| self.error(refusal))?;
         self.release(position, is_last, 1);
+        // Zeros may have taken its place, or the others' view of it may be that it is there still: then it is not dropped here.
+        self.end.check_given_back().map_err(|refusal| self.error(refusal))?;
         // SAFETY: as above; it is not looked at again there, since the cell is free.
         Ok(unsafe { value.assume_init() })
     }
@@ -421,12 +421,12 @@ impl<T: Shareable, const N: usize, M: Mode> Iterator for Drain<'_, '_, T, N, M> 
         let element = self.receiver.end.queue.element(position)?;
         // SAFETY: by invariant 2 and invariant 1 of the cell.
         let value = unsafe { element.read() };
-        if self.receiver.end.check_attached().is_err() {
-            // So have the others.
+        self.receiver.release(position, self.given == self.run.len, self.run.len);
+        if self.receiver.end.check_given_back().is_err() {
+            // Zeros may have taken its place, and that of the others.
             self.given = self.run.len;
             return None;
         }
-        self.receiver.release(position, self.given == self.run.len, self.run.len);
         // SAFETY: as above; it is not looked at again there.
         Some(unsafe { value.assume_init() })
     }

@@ -108,8 +108,8 @@ pub type WriteResult<'a, T, const READERS: usize = 32> =
 /// before it has begun to write, while it waits for readers, leaves the value whole, and nobody is told.
 ///
 /// Reading costs two atomic exchanges, at places that differ from thread to thread as far as there are enough of them. Whoever reads
-/// may read again in the same thread, and is never kept waiting by a writer then; whoever reads and wants to write gets
-/// [`LockFailure::Deadlock`], and so does whoever writes and wants anything. Once somebody waits to write, those who come to read wait too.
+/// may read again in the same thread, up to 2047 times at once, and is never kept waiting by a writer then; whoever reads and wants to
+/// write gets [`LockFailure::Deadlock`], and so does whoever writes and wants anything. Once somebody waits to write, those who come to read wait too.
 /// A thread that reads by several attachments has as many places, and may wait for the others' while others wait for its own.
 ///
 /// Threads, panics and children after `fork`: as with a [`Mutex`](super::Mutex). Moved to another segment, make it anew around its value:

@@ -87,6 +87,17 @@ impl ThreadLock {
         Ok((held, acquired))
     }
 
+    /// Whether this thread holds it, by whichever of its attachments.
+    pub(super) fn is_held_by(&self, caller: Caller<'_>) -> bool {
+        self.is_held_by_thread(caller.attached, caller.thread)
+    }
+
+    fn is_held_by_thread(&self, attached: &Attached, thread: u32) -> bool {
+        // Had it given the lock back, it would not be marked.
+        let is_mine = |now| self.thread.load(Ordering::Relaxed) == mark(now, thread) && attached.is_ours(now);
+        self.lock.holder().is_some_and(is_mine)
+    }
+
     #[cold]
     fn lock_contended(
         &self,
@@ -95,9 +106,7 @@ impl ThreadLock {
         thread: u32,
         timeout: Duration,
     ) -> Result<Acquired, LockFailure> {
-        // This thread holds it, through this attachment or another one: had it given the lock back, it would not be marked.
-        let is_mine = |now| self.thread.load(Ordering::Relaxed) == mark(now, thread) && attached.is_ours(now);
-        if self.lock.holder().is_some_and(is_mine) {
+        if self.is_held_by_thread(attached, thread) {
             return Err(LockFailure::Deadlock);
         }
         self.lock.lock(holder, attached, timeout).map_err(|error| match error {

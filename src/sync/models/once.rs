@@ -14,7 +14,7 @@
 //! | what a dead one leaves is taken for a value | [`death`]: half a value |
 //! | it is slept until it is told | [`waiting`]: a deadlock |
 
-use super::super::once::{COMPLETE, EMPTY, commit};
+use super::super::once_cell::{COMPLETE, EMPTY, commit};
 use super::{PATIENCE, Process as AnyProcess, World as AnyWorld};
 use crate::lock::Acquired;
 use crate::word::Word;
