@@ -620,6 +620,18 @@ fn one_who_may_only_read_the_segment_cannot_lock() {
 
 /// Words that no sound process writes: an answer, and neither a hang nor a panic.
 #[test]
+fn a_thread_reads_so_often_and_no_more() {
+    let arena: Arena<Tlsf> = Builder::memfd().create(64 * 1024).unwrap().0.arena().unwrap();
+    let lock = arena.alloc(RwLock::<u32, 1>::with_readers(7)).unwrap();
+    let mut guards: Vec<_> = (0..2047).map(|_| lock.try_read().unwrap()).collect();
+    assert_eq!(lock.read().unwrap_err().failure(), LockFailure::Deadlock);
+    guards.pop();
+    guards.push(lock.read().unwrap());
+    drop(guards);
+    assert_eq!(*lock.try_write().unwrap(), 7);
+}
+
+#[test]
 fn any_word_is_answered() {
     let name = TestName::new("words");
     let place = Place::open(&name);
