@@ -329,6 +329,11 @@ impl Attached {
 
 impl Roll for Attached {
     fn is_gone(&self, holder: Holder) -> bool {
+        let is_dead = |slot| self.region.header().tenancy(slot).is_certainly_dead(self.own);
+        holder.slot().is_some_and(|slot| self.is_past(holder) || is_dead(slot))
+    }
+
+    fn is_past(&self, holder: Holder) -> bool {
         let Some(slot) = holder.slot() else { return false };
         let header = self.region.header();
         let tenancy = header.tenancy(slot);
@@ -336,7 +341,6 @@ impl Roll for Attached {
         !holder.has_generation(header.generation(slot))
             || tenancy == Tenancy::FREE
             || tenancy == Tenancy::DECEASED
-            || tenancy.is_certainly_dead(self.own)
     }
 
     fn took_over(&self) {

@@ -154,8 +154,8 @@ macro_rules! setters {
 
         /// How long to wait for another process that is just creating or unlinking the segment, before giving
         /// up with [`ShmemError::Busy`]; and how long operations of an arena wait for a lock whose holder is alive but
-        /// does not go on, and a [`Condvar`](crate::sync::Condvar) for its mutex when its own time is up. By default 5 seconds; a
-        /// peer that reserves many GiB may take longer. There is nothing else that is waited for.
+        /// does not go on. By default 5 seconds; a peer that reserves many GiB may take longer. There is nothing else that they
+        /// wait for. A [`Condvar`](crate::sync::Condvar) waits for its mutex for at least as long, when its own wait has ended.
         ///
         /// # Examples
         /// ```

@@ -3,7 +3,8 @@
 //! A word that counts what has happened, and on which processes sleep. Whoever waits says first that it [listens](RawEvent::listen),
 //! then looks whether what it waits for is so, and if not waits for the count to change. Whoever brings that about does so
 //! first, and [notifies](RawEvent::notify_one) then. Both change this one word, so one of them sees the other: either the waiter
-//! sees what was brought about, or the notifier sees that there is somebody to be woken.
+//! sees what was brought about, or the notifier sees that there is somebody to be woken. (But for one that was not let at the word, see
+//! [`listen`](RawEvent::listen).)
 //!
 //! # The word
 //!
@@ -80,7 +81,7 @@ impl<W: Word> RawEvent<W> {
     /// Says that somebody may be going to sleep. What is looked at after this is not older than what was brought about
     /// before the last notification that is counted.
     ///
-    /// Where others change the word all the time nobody is told, and whoever sleeps then does so for a slice.
+    /// If others change the word all the time this gives up: no notifier knows of it then, and it sleeps for a slice.
     pub(crate) fn listen(&self) -> Count {
         let mut word = self.word.load();
         for _ in 0..TRIES {
@@ -114,27 +115,42 @@ impl<W: Word> RawEvent<W> {
     pub(crate) fn wait_until<R, E>(
         &self,
         timeout: Duration,
+        check: impl FnMut() -> Result<(), E>,
+        mut condition: impl FnMut() -> Option<R>,
+    ) -> Result<Option<R>, E> {
+        // Nobody is asked to wake one who does not have to sleep.
+        match condition() {
+            None => self.sleep_until(timeout, check, condition),
+            result => Ok(result),
+        }
+    }
+
+    /// The same, by one who has just asked the condition in vain.
+    pub(crate) fn sleep_until<R, E>(
+        &self,
+        timeout: Duration,
         mut check: impl FnMut() -> Result<(), E>,
         mut condition: impl FnMut() -> Option<R>,
     ) -> Result<Option<R>, E> {
         let (mut start, mut left) = (None, timeout);
-        loop {
-            // Nobody is asked to wake one who does not have to sleep.
-            if let Some(result) = condition() {
-                return Ok(Some(result));
-            }
-            if left.is_zero() {
-                return Ok(None);
-            }
+        while !left.is_zero() {
             check()?;
             let since = self.listen();
             if let Some(result) = condition() {
                 return Ok(Some(result));
             }
-            let now = self.word.now();
-            left = timeout.saturating_sub(now.saturating_sub(*start.get_or_insert(now)));
+            // Whoever waits for ever does not care for the time; and between two who answer each other, it is one who goes to sleep
+            // that the other one waits for.
+            if timeout != Duration::MAX {
+                let now = self.word.now();
+                left = timeout.saturating_sub(now.saturating_sub(*start.get_or_insert(now)));
+            }
             self.sleep(since, left);
+            if let Some(result) = condition() {
+                return Ok(Some(result));
+            }
         }
+        Ok(None)
     }
 
     /// Sleeps until it happens, for at most `timeout`, or a slice; gives whether it has. May return at any time.

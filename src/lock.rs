@@ -133,6 +133,11 @@ pub(crate) trait Roll: Sync {
     /// Whether this attachment has certainly ended.
     fn is_gone(&self, holder: Holder) -> bool;
 
+    /// Whether that can be said without asking the system: another one has its slot, or nobody.
+    fn is_past(&self, _holder: Holder) -> bool {
+        false
+    }
+
     /// Is told that what a lock protects has been put right after its holder died, who may have held more.
     fn took_over(&self) {}
 }

@@ -198,7 +198,8 @@ fn whoever_wants_what_it_is_to_give_is_told() {
             // To another thread it is merely busy.
             let other = scope.spawn(|| place.cell.get_or_init_for(SHORT, || Pair::of(1)).map(|_| ()));
             assert_eq!(other.join().unwrap(), Err(LockFailure::Busy));
-            assert_eq!(scope.spawn(|| place.cell.wait_for(SHORT).map(|_| ())).join().unwrap(), Ok(()));
+            let other = scope.spawn(|| place.cell.wait_for(SHORT).map(|found| found.is_none()));
+            assert_eq!(other.join().unwrap(), Ok(true));
             let error = scope.spawn(|| place.cell.set_for(Pair::of(1), SHORT)).join().unwrap().unwrap_err();
             assert_eq!((error.failure, error.value), (Some(LockFailure::Busy), Pair::of(1)));
         });
@@ -329,8 +330,15 @@ shareable! {
     /// Larger than the stack of a thread.
     #[repr(C)]
     struct Large {
-        counted: [Counted; 4],
         bytes: [u8; 8 << 20],
+    }
+}
+
+static LARGE_DESTROYED: AtomicU64 = AtomicU64::new(0);
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        LARGE_DESTROYED.fetch_add(self.bytes[8191].into(), SeqCst);
     }
 }
 
@@ -342,15 +350,10 @@ fn what_is_larger_than_the_stack_is_dropped_where_it_lies() {
         let thread = thread::Builder::new().stack_size(size);
         thread::scope(|scope| thread.spawn_scoped(scope, work).unwrap().join().unwrap());
     };
-    with_stack(
-        64 << 20,
-        Box::new(|| {
-            let counted = [0; 4].map(Counted);
-            assert!(full.get_or_init(|| Large { counted, bytes: [7; 8 << 20] }).is_ok());
-        }),
-    );
+    with_stack(64 << 20, Box::new(|| assert!(full.get_or_init(|| Large { bytes: [7; 8 << 20] }).is_ok())));
     assert_eq!(full.get().unwrap().bytes[8191], 7);
     with_stack(1 << 20, Box::new(move || drop((empty, full))));
+    assert_eq!(LARGE_DESTROYED.load(SeqCst), 7);
 }
 
 /// It cannot be initialised, nor waited for.

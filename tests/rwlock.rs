@@ -618,7 +618,6 @@ fn one_who_may_only_read_the_segment_cannot_lock() {
     drop(root.write().unwrap());
 }
 
-/// Words that no sound process writes: an answer, and neither a hang nor a panic.
 #[test]
 fn a_thread_reads_so_often_and_no_more() {
     let arena: Arena<Tlsf> = Builder::memfd().create(64 * 1024).unwrap().0.arena().unwrap();
@@ -631,6 +630,7 @@ fn a_thread_reads_so_often_and_no_more() {
     assert_eq!(*lock.try_write().unwrap(), 7);
 }
 
+/// Words that no sound process writes: an answer, and neither a hang nor a panic.
 #[test]
 fn any_word_is_answered() {
     let name = TestName::new("words");

@@ -389,7 +389,6 @@ fn what_is_written_by_one_who_is_severed_is_not_taken_for_whole() {
     }
 }
 
-/// The last handle is dropped, and only then is it seen that nothing is there any more.
 fn what_went_away_while_it_was_set_comes_back() {
     type Cell = OnceCell<[u64; 4096]>;
     survive();
@@ -403,6 +402,7 @@ fn what_went_away_while_it_was_set_comes_back() {
     assert_eq!((survived(), cell.get()), (before + 1, None));
 }
 
+/// The last handle is dropped, and only then is it seen that nothing is there any more.
 fn the_fault_may_come_while_the_last_handle_is_dropped() {
     fn dropped<A: RegionAllocator>() {
         for len in LENGTHS {

@@ -109,7 +109,7 @@ pub enum ShmemError {
     ForeignUser {
         /// The user whom it belongs to.
         uid: u32,
-        /// The user expected, besides the effective user of this process: the one that the builder named, if it did.
+        /// The user expected: the one that the builder named, or else the effective user of this process.
         expected: u32,
     },
     /// The segment's permissions are wider than asked for: somebody may read or write it who should not.

@@ -58,8 +58,8 @@ impl<'a, T, const N: usize, M> End<'a, T, N, M> {
     /// The same, of one who has given something back there: if that went where nobody sees it, others have it still.
     #[inline]
     pub(super) fn check_given_back(&self) -> Result<(), Refusal> {
-        // SYNC: this look is not before what was given back. (x86-64 may do it while the store waits for its place; but it would have to
-        // wait for longer than it takes to map something else there.)
+        // SYNC: this look does not come before the store that gave it back. After the last one of several there was a fence. After others
+        // x86-64 may look while the store is still on its way; it would have to be so for as long as it takes to map something else there.
         #[cfg(not(target_arch = "x86_64"))]
         fence(Ordering::SeqCst);
         compiler_fence(Ordering::SeqCst);

@@ -8,7 +8,7 @@
 //! |---|---|---|---|
 //! | free | send, at lap L | being written, by me | tail + 1; writes the element |
 //! | being written, by me | commit | full | |
-//! | being written, by me | the reservation is dropped | skipped | |
+//! | being written, by me | the reservation is dropped, or the queue was closed before it could be seen | skipped | |
 //! | skipped; or being written, by a dead one | receive, at lap L | free, L + 1 | nothing was sent; head + 1 |
 //! | full | receive, at lap L | being read, by me | head + 1; reads the element |
 //! | being read, by me | release | free, L + 1 | |
@@ -32,12 +32,13 @@
 
 use super::cell::{CellState, CellWord, Cells, Lap, Refusal, Run, State, When, at, len};
 use crate::lock::{Holder, Roll};
+use crate::membership::MAX_ATTACHMENTS;
 
 /// How often others may be quicker before that is taken for damage: somebody who writes what nobody may.
 const QUICKER: u64 = 1 << 16;
 
-/// How often one asks whether somebody is dead before the caller looks at the clock. There are fewer who can be, but any of them may have
-/// left several runs of cells.
+/// How often the system is asked whether somebody is dead, before the caller looks at the clock. Each is asked for once, and there are fewer
+/// who can be attached; more there are only where the words that say so are damaged.
 const QUESTIONS: u32 = 1 << 8;
 
 /// How many steps one may need before that is taken for damage. A counter may have to be moved on past all cells, of those that the
@@ -202,26 +203,33 @@ fn replace_run<C: Cells>(
 /// Those who are met, of whom one wants to know whether they are dead.
 struct Dead<'a> {
     roll: Option<&'a dyn Roll>,
-    /// Who was found so last, and is not asked for again.
-    last: Option<Holder>,
+    /// Who was found so, by slots, and is not asked for again.
+    found: Option<[Option<Holder>; MAX_ATTACHMENTS as usize]>,
     questions: u32,
 }
 
 impl<'a> Dead<'a> {
     const fn new(roll: Option<&'a dyn Roll>) -> Self {
-        Self { roll, last: None, questions: QUESTIONS }
+        Self { roll, found: None, questions: QUESTIONS }
     }
 
     /// Whether a holder is dead, as far as that is asked.
     fn is_gone(&mut self, holder: Holder) -> bool {
-        if self.last == Some(holder) {
+        let (Some(roll), Some(slot)) = (self.roll, holder.slot()) else { return false };
+        if roll.is_past(holder) {
             return true;
         }
-        let Some(roll) = self.roll.filter(|_| self.questions != 0) else { return false };
+        let found = self.found.get_or_insert([None; MAX_ATTACHMENTS as usize]).get_mut(slot.index());
+        if found.as_deref() == Some(&Some(holder)) {
+            return true;
+        }
+        if self.questions == 0 {
+            return false;
+        }
         self.questions = self.questions.wrapping_sub(1);
         let is_gone = roll.is_gone(holder);
-        if is_gone {
-            self.last = Some(holder);
+        if let Some(found) = found.filter(|_| is_gone) {
+            *found = Some(holder);
         }
         is_gone
     }

@@ -29,6 +29,8 @@
 //! | committed without Release | [`passes`]: two at one element |
 //! | released before it was read | [`passes`]: two at one element |
 //! | closed is closed, also where somebody is in the middle | `closing`: an element is left behind |
+//! | whether it is closed is looked at once | `closing`: an element is sent that nobody receives |
+//! | the same, or by a receiver, without a fence | `closing`: the same |
 //! | of a closed queue's last element one is told | `closing`: a deadlock |
 //! | a receiver starts where the last one began | [`successor`]: damage |
 

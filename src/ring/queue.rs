@@ -328,8 +328,8 @@ impl<T, const N: usize, M> Queue<T, N, M> {
     /// Closes the queue for good: nothing more can be sent, and receivers get what is left, and then [`QueueError::Closed`].
     ///
     /// An element that is being sent to an `Mpmc` meanwhile may still come; receivers wait for it. The sender of an `Spsc` leaves no mark
-    /// while it sends, so one that another process closes just then may get one element more, after its receiver was told that nothing
-    /// comes: let the sender close it, or the receiver look once more.
+    /// while it sends, so what it sends just then, while another process closes the queue, may come after the receiver was told that
+    /// nothing does: let the sender close it, or the receiver look once more.
     ///
     /// Writes to the queue, so not for one that can only be read: that is a fault (`SIGSEGV`).
     ///

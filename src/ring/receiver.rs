@@ -61,8 +61,8 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// Receives an element, and waits asleep as long as there is none: for ever, if nobody sends one.
     ///
     /// # Errors
-    /// - [`QueueError::Closed`]: nothing is left, and nothing more comes. While somebody is still sending what it had begun to
-    ///   before, this waits for that.
+    /// - [`QueueError::Closed`]: nothing is left, and nothing more comes. While somebody is still sending to an `Mpmc` what it had
+    ///   begun to before, this waits for that; for an `Spsc` see [`Queue::close`].
     /// - [`QueueError::NotAttached`]: this is a child after `fork`, and what it inherited.
     /// - [`QueueError::Severed`], [`QueueError::Damaged`].
     ///
@@ -79,10 +79,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// As [`pop`](Self::pop), and [`QueueError::Empty`] when the time is up.
     #[inline]
     pub fn pop_for(&mut self, timeout: Duration) -> Result<T, QueueError> {
-        let claim = match self.claim(1, false) {
-            Err(refusal) if refusal.may_pass() => self.claim_asleep(timeout),
-            claim => claim,
-        };
+        let claim = self.claim_for(timeout);
         self.receive(claim)
     }
 
@@ -120,7 +117,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// What a dead sender has left unfinished is passed over; whether it is dead takes some system calls to say.
     ///
     /// # Errors
-    /// As [`pop`](Self::pop), and [`QueueError::Empty`]; also of a closed queue, while somebody is still sending.
+    /// As [`pop`](Self::pop), and [`QueueError::Empty`]; also of a closed `Mpmc`, while somebody is still sending.
     #[inline]
     pub fn try_pop(&mut self) -> Result<T, QueueError> {
         let claim = self.claim(1, true);
@@ -178,7 +175,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
     /// # }
     /// ```
     pub fn peek_for(&mut self, timeout: Duration) -> Result<Received<'_, 'a, T, N, M>, QueueError> {
-        let run = self.claim_asleep(timeout).map_err(|refusal| self.error(refusal))?;
+        let run = self.claim_for(timeout).map_err(|refusal| self.error(refusal))?;
         Ok(Received { receiver: self, position: run.start })
     }
 
@@ -200,6 +197,14 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Receiver<'a, T, N, M> {
 
     fn error(&self, refusal: Refusal) -> QueueError {
         self.end.error(refusal, QueueError::Empty)
+    }
+
+    #[inline]
+    fn claim_for(&mut self, timeout: Duration) -> Result<Run, Refusal> {
+        match self.claim(1, false) {
+            Err(refusal) if refusal.may_pass() => self.claim_asleep(timeout),
+            claim => claim,
+        }
     }
 
     #[cold]

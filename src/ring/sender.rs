@@ -79,10 +79,7 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     /// As [`push`](Self::push), and [`QueueError::Full`] when the time is up.
     #[inline]
     pub fn push_for(&mut self, value: T, timeout: Duration) -> Result<(), Unsent<T>> {
-        let claim = match self.claim(1, false) {
-            Err(refusal) if refusal.may_pass() => self.claim_asleep(timeout),
-            claim => claim,
-        };
+        let claim = self.claim_for(timeout);
         self.send(value, claim)
     }
 
@@ -215,12 +212,20 @@ impl<'a, T: Shareable, const N: usize, M: Mode> Sender<'a, T, N, M> {
     /// # }
     /// ```
     pub fn reserve_for(&mut self, timeout: Duration) -> Result<Slot<'_, 'a, T, N, M>, QueueError> {
-        let run = self.claim_asleep(timeout).map_err(|refusal| self.error(refusal))?;
+        let run = self.claim_for(timeout).map_err(|refusal| self.error(refusal))?;
         Ok(Slot { sender: self, run })
     }
 
     fn error(&self, refusal: Refusal) -> QueueError {
         self.end.error(refusal, QueueError::Full)
+    }
+
+    #[inline]
+    fn claim_for(&mut self, timeout: Duration) -> Result<Run, Refusal> {
+        match self.claim(1, false) {
+            Err(refusal) if refusal.may_pass() => self.claim_asleep(timeout),
+            claim => claim,
+        }
     }
 
     #[cold]
@@ -394,7 +399,7 @@ impl<T: Shareable, const N: usize, M: Mode> Slot<'_, '_, T, N, M> {
     /// Sends the element.
     ///
     /// # Errors
-    /// As [`write`](Self::write), without the element.
+    /// As [`write`](Self::write), without the element: that is neither sent nor dropped. Where it must not be lost, use `write`.
     ///
     /// # Safety
     /// It has been written, as for [`MaybeUninit::assume_init`].

@@ -23,8 +23,8 @@ use core::time::Duration;
 /// Tries between two looks at the clock, and for the dead, of one who waits awake. A power of two.
 const TRIES: u32 = 1 << 10;
 
-/// Waits asleep until `attempt` gives something, for at most `timeout`; it is told whether to look for the dead. `is_more` says whether
-/// another one may go on too.
+/// Waits asleep until `attempt` gives something, for at most `timeout`, by one who has just tried in vain. `is_more` says whether another
+/// one may go on too.
 ///
 /// Without looking again and again first, as at a lock: nobody knows when a message comes, and where the two share a
 /// processor it would come the later for it.
@@ -37,7 +37,7 @@ pub(super) fn asleep<W: Word, R>(
 ) -> Result<R, Refusal> {
     let mut looks = 0_u32;
     let check = || Ok::<(), Infallible>(());
-    let Ok(outcome) = event.wait_until(timeout, check, || {
+    let mut look = || {
         looks = looks.saturating_add(1);
         // SYNC: after listening, with `publish`.
         fence();
@@ -45,9 +45,11 @@ pub(super) fn asleep<W: Word, R>(
             Err(refusal) if refusal.may_pass() => None,
             outcome => Some(outcome),
         }
-    });
-    // Before the first sleep it looks twice.
-    if looks > 2 && outcome.is_some() && event.is_listened_to() && is_more() {
+    };
+    // Who does not wait looks for the dead still.
+    let Ok(outcome) = if timeout.is_zero() { Ok(look()) } else { event.sleep_until(timeout, check, look) };
+    // Before the first sleep it looks once.
+    if looks > 1 && outcome.is_some() && event.is_listened_to() && is_more() {
         event.notify_one();
     }
     outcome.unwrap_or(Err(Refusal::NotReady))
@@ -69,8 +71,8 @@ fn wake<W: Word>(event: &RawEvent<W>, is_for_all: bool) {
 /// Takes places to send to, unless the queue is closed, and gives them back if that comes between: then those who received may have
 /// come to the end before they could see that the places were taken.
 ///
-/// After a claim, which is an exchange, `fence` is one, and there is one between the looks of [`unless_at_end`]. So if a sender finds
-/// that the queue is open still, those who find it closed find the claim.
+/// `fence` is a fence for one who has just made an exchange, as a claim does; [`unless_at_end`] has one between its looks. So if a
+/// sender finds that the queue is open still, those who find it closed find the claim.
 #[inline]
 pub(super) fn while_open<R>(
     is_closed: impl Fn() -> bool,

@@ -275,7 +275,8 @@ impl Condvar {
 
     /// The same, for at most `timeout`; says whether it was up, and the condition held still.
     ///
-    /// The condition is asked at least once, and last when the time is up.
+    /// The condition is asked at least once, and last when the time is up. The mutex is waited for as in [`wait_for`](Self::wait_for),
+    /// with the time that is left.
     ///
     /// # Errors
     /// As [`wait_for`](Self::wait_for).

@@ -310,6 +310,17 @@ impl<T> OnceCell<T> {
     ///
     /// # Errors
     /// As [`set`](Self::set), and [`LockFailure::Busy`] when the time is up.
+    ///
+    /// # Examples
+    /// ```
+    /// use core::time::Duration;
+    /// use shmem_bind::sync::OnceCell;
+    /// # let arena = shmem_bind::Builder::memfd().create(64 * 1024)?.0.arena::<shmem_bind::Tlsf>()?;
+    /// let cell = arena.alloc(OnceCell::new())?;
+    /// assert!(cell.set_for(1, Duration::from_millis(1)).is_ok());
+    /// assert_eq!(cell.set_for(2, Duration::from_millis(1)).unwrap_err().value, 2);
+    /// # Ok::<(), shmem_bind::ShmemError>(())
+    /// ```
     pub fn set_for(&self, value: T, timeout: Duration) -> Result<(), SetError<T>> {
         let value = ManuallyDrop::new(value);
         let is_there = self.get().is_some();
@@ -453,7 +464,7 @@ impl Drop for Initializing<'_> {
     }
 }
 
-/// Why [`OnceCell::set`] has not put the value there.
+/// Why [`OnceCell::set`], or [`set_for`](OnceCell::set_for), has not put the value there.
 ///
 /// # Examples
 /// ```

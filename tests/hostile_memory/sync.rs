@@ -89,6 +89,8 @@ struct World {
     single: Ends<Single>,
     many: Ends<Many>,
     value: u64,
+    /// What the mutex guards.
+    number: u64,
     cell: Option<u64>,
     is_called: bool,
 }
@@ -114,6 +116,7 @@ impl World {
             single: Ends::new(&tools.single),
             many: Ends::new(&tools.many),
             value: 0,
+            number: 0,
             cell: None,
             is_called: false,
         }
@@ -135,7 +138,7 @@ impl World {
         assert_eq!(self.tools.permits.reclaim(), Ok(0));
         assert_eq!(self.tools.cell.get().copied(), self.cell);
         assert_eq!(self.tools.once.is_completed(), self.is_called);
-        drop(self.tools.locked.try_lock().unwrap());
+        assert_eq!(*self.tools.locked.try_lock().unwrap(), self.number);
         self.single.settle();
         self.many.settle();
     }
@@ -312,8 +315,11 @@ impl Step {
                 _ => orphaned.give_up(),
             },
             result => {
-                if let Some(guard) = check(world.is_clean, world.locked.is_none(), result) {
+                if let Some(mut guard) = check(world.is_clean, world.locked.is_none(), result) {
                     world.is_there(&guard);
+                    assert!(!world.is_clean || *guard == world.number);
+                    *guard = self.word;
+                    world.number = self.word;
                     world.locked = Some(guard);
                 }
             }
@@ -427,10 +433,15 @@ impl<M: Mode> Ends<M> {
             5 => {
                 if let Some(slot) = Self::check(*is_clean, expected, sender.reserve()) {
                     match step.how >> 4 {
-                        // It takes a place, of a queue for many, until a receiver passes.
+                        // It keeps its place, of a queue for many.
                         0 => {
                             *is_clean = false;
                             forget(slot);
+                        }
+                        // Others pass over it, of which the model knows nothing; of one sender nothing is left.
+                        1 => {
+                            *is_clean &= Self::is_single();
+                            drop(slot);
                         }
                         _ => {
                             let sent = slot.write(step.word).map_err(|unsent| unsent.error);
@@ -475,7 +486,7 @@ impl<M: Mode> Ends<M> {
                 let most = step.at as usize % 6;
                 let expected = if most == 0 { Ok(()) } else { expected };
                 if let Some(all) = Self::check(is_clean, expected, receiver.drain(most)) {
-                    assert!(all.len() <= most);
+                    assert!(all.len() <= most && (!is_clean || all.len() == most.min(self.elements.len())));
                     received.extend(all);
                 }
             }
@@ -500,10 +511,9 @@ impl<M: Mode> Ends<M> {
 
     fn settle(&mut self) {
         (self.sender, self.receiver) = (None, None);
-        if let Ok(mut receiver) = self.queue.receiver() {
-            while let Ok(element) = receiver.try_pop() {
-                assert_eq!(Some(element), self.elements.pop_front());
-            }
+        let mut receiver = self.queue.receiver().unwrap();
+        while let Ok(element) = receiver.try_pop() {
+            assert_eq!(Some(element), self.elements.pop_front());
         }
         assert_eq!(self.elements.front(), None, "it has been lost");
     }

@@ -149,7 +149,7 @@ fn send<A: Allocator, M: Mode>(queue: &Queue<Plain, PLACES, M>, world: &mut Worl
         0 => is_sent(sender.try_push(ZERO).map_err(|unsent| unsent.error)),
         1 => is_sent(sender.push_for(ZERO, PATIENCE).map_err(|unsent| unsent.error)),
         2 => is_sent(sender.push_spinning_for(ZERO, SHORT).map_err(|unsent| unsent.error)),
-        3 => good(sender.push_slice(&[ZERO; PLACES + 1]).map(|sent| assert!(sent <= PLACES))).0,
+        3 => good(sender.push_slice(&[ZERO; PLACES + 1]).map(|sent| assert!(sent <= PLACES + 1))).0,
         which => {
             let (is_good, slot) = good(sender.reserve_for(SHORT));
             let Some(mut slot) = slot else { return is_good };

@@ -119,3 +119,29 @@ fn who_was_not_asked_for_counts_as_alive() {
     let cells = Large::new(CellState::new(FIRST, State::Reading(dead)), [LEN, MANY]);
     assert_eq!(claim_to_write(&cells, me, 1, None), Err(Refusal::NotReady));
 }
+
+#[test]
+fn each_of_the_dead_is_asked_for_once_as_long_as_no_word_is_damaged() {
+    let [me, ..] = holders();
+    let dead = |index: u64, generation| Holder::new(Slot::new(index).unwrap(), generation);
+    let all_slots = u64::from(MAX_ATTACHMENTS) - 1;
+    let cells = Large::new(CellState::new(FIRST, State::Free), [MANY, 0]);
+    let fill = |generations: u64| {
+        for position in 0..MANY {
+            let generation = position / all_slots % generations;
+            cells.set(position, State::Writing(dead(1 + position % all_slots, generation)));
+        }
+    };
+    fill(1);
+    let (asked, mut given_back) = (roll(), 0);
+    assert_eq!(claim_to_read(&cells, me, 1, Some(&asked), &mut given_back), Err(Refusal::NotReady));
+    assert_eq!((u64::from(given_back), u64::from(asked.times.load(Ordering::Relaxed))), (MANY, all_slots));
+    // Several are in one slot, as no words say that are sound: then the caller looks at the clock, and goes on.
+    fill(2);
+    cells.head().store(0, Ordering::Relaxed);
+    let (asked, mut given_back) = (roll(), 0);
+    assert_eq!(claim_to_read(&cells, me, 1, Some(&asked), &mut given_back), Err(Refusal::Unfinished));
+    assert_eq!((given_back, asked.times.load(Ordering::Relaxed)), (QUESTIONS, QUESTIONS));
+    assert_eq!(claim_to_read(&cells, me, 1, Some(&asked), &mut given_back), Err(Refusal::Unfinished));
+    assert_eq!(given_back, 2 * QUESTIONS);
+}

@@ -40,12 +40,15 @@ fn sending_meanwhile(depth: Depth, mistake: Mistake) -> u64 {
                 process.world.sent.borrow_mut().push(1);
             }
         });
-        let receiver = world.start(1, Fate::LIVES, |process| {
-            process.close();
+        let is_third = depth.processes == 3;
+        let closer = is_third.then(|| world.start(2, Fate::LIVES, |process| process.close()));
+        let receiver = world.start(1, Fate::LIVES, move |process| {
+            if !is_third {
+                process.close();
+            }
             receive_to_the_end(process);
         });
-        join(sender);
-        join(receiver);
+        [Some(sender), closer, Some(receiver)].into_iter().flatten().for_each(join);
         assert_eq!(*world.received.borrow(), *world.sent.borrow(), "it was sent and left behind");
         assert_received(&world.conclude(), &[], &[1]);
     })
@@ -81,6 +84,7 @@ fn all_come_to_the_end() {
 #[test]
 fn what_is_sent_while_it_is_closed_comes_before_the_end() {
     sending_meanwhile(TWO, Mistake::None);
+    sending_meanwhile(THREE, Mistake::None);
 }
 
 #[test]
@@ -91,6 +95,11 @@ fn planted_closed_looked_at_once() {
 #[test]
 fn planted_closed_without_fence() {
     finds("left behind", || sending_meanwhile(TWO, Mistake::ClosedWithoutFence));
+}
+
+#[test]
+fn planted_at_the_end_without_fence() {
+    finds("left behind", || sending_meanwhile(THREE, Mistake::AtEndWithoutFence));
 }
 
 #[test]

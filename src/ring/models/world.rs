@@ -43,6 +43,7 @@ pub(super) enum Mistake {
     ClosedInTheMiddle,
     ClosedLookedAtOnce,
     ClosedWithoutFence,
+    AtEndWithoutFence,
     ClosedIsForOne,
 }
 
@@ -411,7 +412,11 @@ impl Process {
             }
             claim => claim,
         };
-        let claim = || wait::unless_at_end(|| self.is_closed(), || fence(Ordering::SeqCst), claim);
+        let fence: fn() = match self.world.mistake {
+            Mistake::AtEndWithoutFence => || {},
+            _ => || fence(Ordering::SeqCst),
+        };
+        let claim = || wait::unless_at_end(|| self.is_closed(), fence, claim);
         match wait::asleep(&self.not_empty, self.fence(), PATIENCE, claim, is_more) {
             Err(Refusal::Other(QueueError::Closed)) => None,
             claim => Some(self.receive_at(claim.unwrap())),
