@@ -1,11 +1,11 @@
 //! One end of a queue, as a process has it
 
-use super::cell::Refusal;
+use super::cell::{Refusal, fence_after_exchange};
 use super::queue::{Queue, Side};
 use crate::attachment::{Attached, Here};
 use crate::error::QueueError;
 use crate::lock::{Holder, LockError, RawLock};
-use core::sync::atomic::{Ordering, compiler_fence, fence};
+use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 
 /// An end that may be used. It has looked up once which attachment the queue lies in, and so who "I" is.
@@ -60,9 +60,7 @@ impl<'a, T, const N: usize, M> End<'a, T, N, M> {
     pub(super) fn check_given_back(&self) -> Result<(), Refusal> {
         // SYNC: this look does not come before the store that gave it back. After the last one of several there was a fence. After others
         // x86-64 may look while the store is still on its way; it would have to be so for as long as it takes to map something else there.
-        #[cfg(not(target_arch = "x86_64"))]
-        fence(Ordering::SeqCst);
-        compiler_fence(Ordering::SeqCst);
+        fence_after_exchange();
         self.attached().map(|_| ())
     }
 

@@ -247,11 +247,14 @@ impl World {
 }
 
 impl Process {
+    /// A fence, if this mistake is not made.
+    fn fence_unless(&self, mistake: Mistake) -> fn() {
+        if self.world.mistake == mistake { || {} } else { || fence(Ordering::SeqCst) }
+    }
+
+    /// That of one who waits asleep.
     fn fence(&self) -> fn() {
-        match self.world.mistake {
-            Mistake::LookWithoutFence => || {},
-            _ => || fence(Ordering::SeqCst),
-        }
+        self.fence_unless(Mistake::LookWithoutFence)
     }
 
     pub(super) fn take_role(&self, find: fn(&Self) -> Result<u64, Refusal>) {
@@ -341,15 +344,10 @@ impl Process {
             looks.set(looks.get() + 1);
             (mistake != Mistake::ClosedLookedAtOnce || looks.get() == 1) && self.is_closed()
         };
-        let fence = || fence(Ordering::SeqCst);
+        let fence = self.fence_unless(Mistake::ClosedWithoutFence);
         let claim = || {
             looks.set(0);
-            let give_back = |place| {
-                settle(self, place, Outcome::Skipped, true);
-                self.tell_receivers();
-            };
-            let fence = if mistake == Mistake::ClosedWithoutFence { || {} } else { fence };
-            wait::while_open(is_closed, fence, || self.claim_to_write(true), give_back)
+            wait::while_open(is_closed, fence, || self.claim_to_write(true), |place| self.give_up(place))
         };
         match wait::asleep(&self.not_full, self.fence(), PATIENCE, claim, is_more) {
             Err(Refusal::Other(QueueError::Closed)) => false,
@@ -365,7 +363,11 @@ impl Process {
         let is_more = || many::is_place(self);
         let claim = || self.claim_to_write(true);
         let claim = wait::asleep(&self.not_full, self.fence(), PATIENCE, claim, is_more);
-        settle(self, claim.unwrap(), Outcome::Skipped, true);
+        self.give_up(claim.unwrap());
+    }
+
+    fn give_up(&self, position: u64) {
+        settle(self, position, Outcome::Skipped, true);
         self.tell_receivers();
     }
 
@@ -412,10 +414,7 @@ impl Process {
             }
             claim => claim,
         };
-        let fence: fn() = match self.world.mistake {
-            Mistake::AtEndWithoutFence => || {},
-            _ => || fence(Ordering::SeqCst),
-        };
+        let fence = self.fence_unless(Mistake::AtEndWithoutFence);
         let claim = || wait::unless_at_end(|| self.is_closed(), fence, claim);
         match wait::asleep(&self.not_empty, self.fence(), PATIENCE, claim, is_more) {
             Err(Refusal::Other(QueueError::Closed)) => None,
